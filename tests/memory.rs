@@ -116,7 +116,7 @@ async fn a_stream_that_is_not_read_holds_no_more_than_64_kib() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_of_an_http2_upstream_that_is_not_read_holds_no_more_than_256_kib() {
+async fn a_stream_of_an_http2_upstream_that_is_not_read_holds_no_more_than_144_kib() {
     const STREAMS: u32 = 100;
     let backend = Backend::start().await;
     // So few on each connection that its own window bounds nothing.
@@ -131,7 +131,7 @@ async fn a_stream_of_an_http2_upstream_that_is_not_read_holds_no_more_than_256_k
     }
     let streams = 4 * STREAMS as usize;
     let each = (most_resident(&gateway, &backend, streams + 1).await - before) / streams as i64;
-    assert!(each <= 256, "{each} KiB each");
+    assert!(each <= 144, "{each} KiB each");
     get(edge, "/").await.assert_status(200);
 }
 

@@ -61,6 +61,24 @@ fn the_mends_are_fine() {
     assert!(mended >= 150, "only {mended} mends");
 }
 
+#[test]
+fn a_secret_in_the_wrong_shape_is_not_repeated() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+    for (text, wrong) in [
+        (
+            "upstreams: {u: {endpoints: ['127.0.0.1:1'], affinity: {cookie: {name: at, keys: SECRET}}}}",
+            "keys: expected",
+        ),
+        (
+            "routes: [{upstream: u, filters: [{oidc: {issuer: 'https://id.example', client_id: a, session: SECRET}}]}]",
+            "session: expected",
+        ),
+    ] {
+        let told = problems(&format!("{}\n", text.replace("SECRET", SECRET))).unwrap().to_string();
+        assert!(told.contains(wrong) && !told.contains(SECRET), "{told}");
+    }
+}
+
 fn tables() -> Vec<(String, Vec<Case>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wrong");
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());

@@ -65,6 +65,9 @@ impl Issuer {
         if url.query().is_some() || name.contains('#') {
             return Err("an issuer with a query or a fragment has no document");
         }
+        if url.path().contains("/.well-known/") {
+            return Err("this is the address of the issuer's document (leave `/.well-known/...` out)");
+        }
         let authority = url.authority().map_or("", |authority| authority.as_str());
         let (scheme, path) = (url.scheme_str().unwrap_or_default(), url.path().trim_end_matches('/'));
         let place = |path: String| format!("{scheme}://{authority}{path}").parse().map_err(|_| EXAMPLE);
@@ -269,6 +272,7 @@ mod tests {
             ("/path", "the URL has no host"),
             ("https://a.example?tenant=1", "with a query or a fragment"),
             ("https://a.example/#x", "with a query or a fragment"),
+            ("https://a.example/.well-known/openid-configuration", "leave `/.well-known/...` out"),
             ("https://user:hunter2@a.example", "a user and a password"),
             ("http://a.example", "use https"),
             ("ftp://a.example", "expected an https URL"),

@@ -31,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config_yaml", run: configuration::yaml },
     Target { name: "cookies", run: |bytes| forward::fuzzing::cookies(message(bytes).0) },
     Target { name: "csr", run: identity::fuzzing::csr },
+    Target { name: "field_blocks", run: http1::fuzzing::field_blocks },
     Target { name: "forwarded", run: |bytes| forward::fuzzing::forwarded(&message(bytes).0) },
     Target { name: "grpc_web", run: grpc::web },
     Target { name: "hostcalls", run: filter::fuzzing::hostcalls },

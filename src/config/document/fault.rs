@@ -150,11 +150,14 @@ fn misfit(expected: &str, of_scalar: bool, spot: Option<&Spot>) -> Problem {
         // Raised over a value that serde had buffered, so that its own place is lost.
         return Problem::new(format!("expected {expected}"));
     }
-    let problem = Problem::new(format!("expected {expected}, found {}", spot.found));
+    // What stands there is a secret all the same.
+    let hides = spot.is_scalar && meant::is_secret(&spot.path);
+    let found = if hides { "a string" } else { &*spot.found };
+    let problem = Problem::new(format!("expected {expected}, found {found}"));
     let meant = meant::misfit(&Misfit {
         path: &spot.path,
         expected: &expected,
-        text: spot.text.as_deref().filter(|_| spot.is_scalar),
+        text: spot.text.as_deref().filter(|_| spot.is_scalar && !hides),
         first_key: spot.first_key.as_deref(),
         is_list: spot.is_list,
         list: spot.list.as_deref(),

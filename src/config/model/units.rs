@@ -303,7 +303,11 @@ fn near_rate(text: &str) -> String {
     let count = if digits.is_empty() { "100" } else { &digits };
     let unit =
         text.rsplit(['/', ' ']).next().unwrap_or_default().trim_start_matches(|c: char| !c.is_alphabetic());
-    match unit.to_lowercase().chars().next() {
+    let unit = unit.to_lowercase();
+    if unit.starts_with("mo") {
+        return format!("\"{count}/month\"");
+    }
+    match unit.chars().next() {
         Some(unit @ ('s' | 'm' | 'h' | 'd')) => format!("\"{count}/{unit}\""),
         _ => format!("\"{count}/s\", \"{count}/m\" or \"{count}/h\""),
     }

@@ -44,7 +44,14 @@ impl Compiler<'_> {
             None => match name.rsplit_once("://").map_or(name, |(_, rest)| rest) {
                 address if address.contains(':') => {
                     let address = address.split('/').next().unwrap_or_default();
+                    let stands_in =
+                        matches!(at.segments().last(), Some(config::Segment::Key(key)) if key == "then");
                     match name.starts_with("https:") {
+                        _ if stands_in => {
+                            format!(
+                                "write `upstreams: {{NAME: {{endpoints: [\"{address}\"]}}}}`, and `then: NAME`"
+                            )
+                        }
                         true => format!(
                             "write `upstreams: {{NAME: {{endpoints: [\"{address}\"], tls: {{}}}}}}`, and `upstream: NAME`"
                         ),

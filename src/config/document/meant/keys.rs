@@ -100,8 +100,14 @@ pub(in crate::config) fn unknown_key(path: &Path, key: &str, value: Option<&str>
         Place::Log => tables::LOG,
         Place::AccessLog => tables::ACCESS_LOG,
         Place::Admin => tables::ADMIN,
+        Place::AcmeAccount => tables::ACME_ACCOUNT,
+        Place::AcmeStorage => tables::ACME_STORAGE,
+        Place::ListenerAcme => tables::LISTENER_ACME,
+        Place::AffinityCookie => tables::AFFINITY_COOKIE,
+        Place::StandIn => tables::STAND_IN,
+        Place::Concurrency => tables::CONCURRENCY,
         Place::Filter => tables::of_filter(last),
-        Place::Elsewhere => &[],
+        Place::Acme | Place::Affinity | Place::Elsewhere => &[],
     };
     let beside = if place == Place::Filter { tables::CONDITIONS } else { &[] };
     let mut rows = table.iter().chain(beside);
@@ -190,6 +196,12 @@ mod tests {
             tables::LOG,
             tables::ACCESS_LOG,
             tables::ADMIN,
+            tables::ACME_ACCOUNT,
+            tables::ACME_STORAGE,
+            tables::LISTENER_ACME,
+            tables::AFFINITY_COOKIE,
+            tables::STAND_IN,
+            tables::CONCURRENCY,
         ];
         for table in all.iter().chain(&filters) {
             let words: Vec<&str> = table.iter().flat_map(|(words, _)| words.iter().copied()).collect();

@@ -13,7 +13,7 @@ mod values;
 
 pub(in crate::config) use keys::unknown_key;
 pub use routing::VARIABLES;
-pub(in crate::config) use shapes::{Misfit, misfit};
+pub(in crate::config) use shapes::{Misfit, is_secret, misfit};
 pub(in crate::config) use values::unknown_value;
 
 use crate::config::document::problem::{Path, Segment};
@@ -45,6 +45,15 @@ pub(super) enum Place {
     Log,
     AccessLog,
     Admin,
+    /// Of all accounts.
+    Acme,
+    AcmeAccount,
+    AcmeStorage,
+    ListenerAcme,
+    Affinity,
+    AffinityCookie,
+    StandIn,
+    Concurrency,
     /// A filter's options.
     Filter,
     Elsewhere,
@@ -70,6 +79,7 @@ fn place(path: &Path) -> (Place, &str) {
         ["listeners", rest @ ..] => match rest {
             [ITEM] => Place::Listener,
             [ITEM, "tls"] => Place::ListenerTls,
+            [ITEM, "tls", "acme"] => Place::ListenerAcme,
             [ITEM, "tls", "certificates", ITEM] => Place::Certificate,
             [ITEM, "limits"] => Place::ListenerLimits,
             _ => Place::Elsewhere,
@@ -94,11 +104,18 @@ fn place(path: &Path) -> (Place, &str) {
             [_, "pool"] => Place::Pool,
             [_, "health_check"] => Place::HealthCheck,
             [_, "circuit_breaker"] => Place::Breaker,
+            [_, "affinity"] => Place::Affinity,
+            [_, "affinity", "cookie"] => Place::AffinityCookie,
+            [_, "then"] => Place::StandIn,
+            [_, "concurrency"] => Place::Concurrency,
             _ => Place::Elsewhere,
         },
         ["log"] => Place::Log,
         ["log", "access"] => Place::AccessLog,
         ["admin"] => Place::Admin,
+        ["acme"] => Place::Acme,
+        ["acme", _] => Place::AcmeAccount,
+        ["acme", _, "storage"] => Place::AcmeStorage,
         _ => Place::Elsewhere,
     };
     (place, last)

@@ -17,6 +17,11 @@ pub(in crate::config) struct Misfit<'a> {
     pub list: Option<&'a str>,
 }
 
+/// Whether what is written here in the wrong shape is a secret, which is not repeated.
+pub(in crate::config) fn is_secret(path: &Path) -> bool {
+    matches!(names(path).as_slice(), [.., "oidc", "session"] | [.., "affinity", "cookie", "keys"])
+}
+
 pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
     let Misfit { path, expected, text, first_key, is_list, list } = *found;
     let (_, last) = place(path);
@@ -52,6 +57,29 @@ pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
             return named(&format!("[\"127.0.0.1:{port}\"]"));
         }
         (Place::Listener, "address", None) => return named("\":8000\""),
+        (Place::ListenerTls, "acme", _) => return named("{}"),
+        (Place::Acme, _, Some(text)) => {
+            return Some(format!("write `acme: {{default: {{{last}: {}}}}}`", flow(text)));
+        }
+        (Place::AcmeAccount, "storage", Some(text)) => {
+            return named(&format!("{{redis: {}, secret: ...}}", flow(text)));
+        }
+        (Place::AcmeAccount, "on_demand", _) => return named("{ask: \"http://127.0.0.1:9000/allowed\"}"),
+        (Place::AcmeAccount, "dns", _) => return named("{command: [/usr/local/bin/dns-hook]}"),
+        (Place::AcmeStorage, "etcd", Some(text)) => {
+            return named(&format!("{{endpoints: [{}]}}", flow(text)));
+        }
+        (Place::Upstream, "affinity", _) => return named("{cookie: NAME}"),
+        (Place::Upstream, "then", None) if let Some(list) = list => {
+            let first = list.trim_matches(['[', ']']).split(", ").next().unwrap_or("NAME");
+            return Some(format!("write `then: {first}`; that one may have a `then` of its own"));
+        }
+        (Place::Filter, "with_body", _) => return named("{max_size: 8KiB}"),
+        (Place::Filter, "cache", Some(text)) => return named(&format!("{{ttl: {text}}}")),
+        (Place::AffinityCookie, "keys", None) => return named("[\"${env:AFFINITY_KEY}\"]"),
+        (Place::Filter, "session", _) => return named("{secret: ...}"),
+        (Place::Filter, "require", _) => return named("{scope: [read]}"),
+        (Place::Filter, "forward_claims", _) => return named("{sub: x-user-id}"),
         (Place::Listener, "tls", _) => return named("{certificates: [{cert: FILE, key: FILE}]}"),
         (Place::Upstream, "tls", Some("false" | "off" | "no")) => return Some("leave it out".to_owned()),
         (Place::Upstream, "tls", _) => return named("{}"),
@@ -126,6 +154,12 @@ pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
         ([.., "filters", ITEM, "rate_limit"], Some(text)) => return named(&format!("{{rate: {text}}}")),
         ([.., "filters", ITEM, "concurrency_limit"], Some(text)) => {
             return named(&format!("{{max: {text}}}"));
+        }
+        ([.., "filters", ITEM, "introspection"], Some(text)) => {
+            return named(&format!("{{url: {}, client_id: ..., client_secret: ...}}", flow(text)));
+        }
+        ([.., "filters", ITEM, "oidc"], Some(text)) => {
+            return named(&format!("{{issuer: {}, client_id: ..., session: {{secret: ...}}}}", flow(text)));
         }
         _ => {}
     }

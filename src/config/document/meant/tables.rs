@@ -13,6 +13,7 @@ const UPSTREAMS: Advice = Write("upstreams: {NAME: {endpoints: [\"127.0.0.1:3000
 const ACCESS: Advice = Write("log: {access: {to: stdout}}` at the top level, or a file in the place of `stdout");
 const COMPRESS: Advice = Write("filters: [{compression: {}}]");
 const SET_HEADERS: Advice = Write("filters: [{headers: {request: {set: {x-name: value}}}}]` (or `response` for the way back)");
+const BY_ACME: Advice = Write("listeners: [{address: \":443\", tls: {acme: {}}}]` and `acme: {default: {email: ops@example.com}}");
 const BY_COOKIE: Advice = Write("affinity: {cookie: NAME}");
 
 pub(super) const TOP: &[Row] = &[
@@ -23,7 +24,8 @@ pub(super) const TOP: &[Row] = &[
     (&["middleware", "middlewares", "httpfilters", "filter"], Write("filters: {NAME: [{cors: {origins: [\"https://example.com\"]}}]}")),
     (&["accesslog", "accesslogs", "errorlog", "logging", "logs", "logger"], Write("log: {access: {to: stdout}}")),
     (&["api", "dashboard", "stats", "ping"], Write("admin: {address: \"127.0.0.1:9901\"}")),
-    (&["tls", "ssl", "certificates", "certificatesresolvers", "acme", "sslcertificate", "sslcertificatekey"], Write("listeners: [{address: \":8443\", tls: {certificates: [{cert: FILE, key: FILE}]}}]")),
+    (&["certificatesresolvers", "letsencrypt", "email", "acmedns", "acmeca"], BY_ACME),
+    (&["tls", "ssl", "certificates", "sslcertificate", "sslcertificatekey"], Write("listeners: [{address: \":8443\", tls: {certificates: [{cert: FILE, key: FILE}]}}]")),
     (&["workerprocesses", "workers", "nbthread", "concurrency", "worker"], Write("threads: 4")),
     (&["workerconnections", "maxconn", "maxconnections"], Write("listeners: [{address: \":8000\", limits: {connections: 10000}}]")),
     (&["clientmaxbodysize", "maxbodysize", "bodysize"], Write("listeners: [{address: \":8000\", limits: {body_size: 10MiB}}]")),
@@ -80,7 +82,7 @@ pub(super) const LISTENER_TLS: &[Row] = &[
     (&["protocols", "sslprotocols", "versions", "version", "tlsversion", "minprotocol"], Write("min_version: \"1.2\"")),
     (&["ciphers", "ciphersuites", "sslciphers", "cipherlist", "curves"], Write("min_version: \"1.3\"`: ciphers are not chosen one by one")),
     (&["enabled", "enable"], Write("tls: {certificates: [{cert: FILE, key: FILE}]}`, or leave `tls` out")),
-    (&["acme", "auto", "certresolver", "resolver", "email", "letsencrypt"], Write("certificates: [{cert: FILE, key: FILE}]`; an ACME client renews the files, which are followed")),
+    (&["auto", "autocert", "certresolver", "resolver", "email", "letsencrypt"], Write("acme: {names: [www.example.com]}` (or `acme: {}` for the hosts of the routes)")),
     (&["alpn", "alpnprotocols", "http2"], Write("certificates` alone: ALPN offers HTTP/2 and HTTP/1.1")),
     (&["identity", "spiffe"], Write("certificates: [identity]")),
 ];
@@ -322,6 +324,50 @@ pub(super) const ADMIN: &[Row] = &[
     (&["port", "listen", "bind", "host", "accesslogpath"], Write("address: \"127.0.0.1:9901\"")),
     (&["password", "user", "username", "auth"], Write("token: ${file:/run/secrets/admin}")),
     (&["enabled", "enable"], Write("admin: false` to turn it off")),
+];
+
+pub(super) const ACME_ACCOUNT: &[Row] = &[
+    (&["ca", "caserver", "server", "directory", "directoryurl", "provider"], Write("cas: [letsencrypt]` (or the URL of a directory)")),
+    (&["challenge", "httpchallenge", "tlschallenge"], Write("challenges: [http-01]` (or `tls-alpn-01`)")),
+    (&["dnschallenge", "dnsprovider"], Write("dns: {command: [/usr/local/bin/dns-hook]}")),
+    (&["ondemandtls", "ask"], Write("on_demand: {ask: \"http://127.0.0.1:9000/allowed\"}")),
+    (&["keytype"], Is("key")),
+    (&["names", "domains", "hosts"], Write("tls: {acme: {names: [www.example.com]}}` at the listener")),
+    (&["eab"], Write("cas: [{directory: zerossl, eab: {key_id: ..., hmac_key: ...}}]")),
+    (&["redis", "etcd"], Under("storage")),
+];
+
+pub(super) const ACME_STORAGE: &[Row] = &[
+    (&["url", "address", "host", "type", "server"], Write("redis: \"redis://127.0.0.1:6379\"` (or `etcd: {endpoints: [\"https://etcd:2379\"]}`)")),
+    (&["key", "encryptionkey", "password"], Is("secret")),
+    (&["path", "file", "directory"], Write("state_dir: /var/lib/tidegate` at the top level: certificates are kept there without `storage")),
+];
+
+pub(super) const LISTENER_ACME: &[Row] = &[
+    (&["domains", "domain", "hosts", "name", "subjects", "sans"], Is("names")),
+    (&["email", "ca", "cas", "staging", "challenges", "dns", "storage", "key"], Write("acme: {default: {...}}` at the top level: it is said of the account")),
+];
+
+pub(super) const AFFINITY_COOKIE: &[Row] = &[
+    (&["ttl", "maxage", "expires", "lifetime", "timeout"], Write("max_age: 1h")),
+    (&["httponly"], Say("leave it out: the cookie is always HttpOnly")),
+    (&["domain"], Say("leave it out: the cookie is for the host that the client asked for")),
+    (&["secret", "key", "password"], Write("keys: [\"${env:AFFINITY_KEY}\"]")),
+];
+
+pub(super) const STAND_IN: &[Row] = &[
+    (&["to", "name", "target", "fallback", "backup"], Is("upstream")),
+    (&["after", "delay", "threshold"], Say("leave it out: requests go over at once when no endpoint can be used; `health_check` says when that is")),
+    (&["back", "failback", "wait"], Is("stay")),
+    (&["slowstart", "ramp"], Is("recover")),
+];
+
+pub(super) const CONCURRENCY: &[Row] = &[
+    (&["limit", "maxconcurrency", "maxrequests", "maxconcurrencylimit"], Is("max")),
+    (&["start", "initiallimit"], Is("initial")),
+    (&["mode", "type", "algorithm", "enabled"], Write("concurrency: adaptive")),
+    (&["minrttcalcparams", "samplewindow", "interval"], Write("baseline_interval: 60s")),
+    (&["priority", "priorities"], Write("priority: high` at a route")),
 ];
 
 /// What belongs beside a filter's name and not among its options.

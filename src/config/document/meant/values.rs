@@ -89,6 +89,12 @@ pub(in crate::config) fn unknown_value(path: &Path, value: &str) -> Option<Strin
         (Place::Split | Place::Canary, "by", "weight" | "percent" | "weighted") => {
             "write `by: random`, which goes by weights"
         }
+        (Place::Upstream, "affinity", "clientip" | "sourceip" | "iphash" | "ip" | "source") => {
+            "write `balancer: {hash: client_ip}` in the place of `affinity`"
+        }
+        (_, "challenges", "dns" | "dns01") => "write `challenges: [dns-01]`, with `dns`",
+        (_, "challenges", "http" | "http01") => "write `challenges: [http-01]`",
+        (_, "challenges", "tls" | "tlsalpn" | "tls01") => "write `challenges: [tls-alpn-01]`",
         (Place::Breaker, "failures", "503" | "500" | "502" | "504" | "error" | "errors") => {
             "write `failures: [5xx]`"
         }

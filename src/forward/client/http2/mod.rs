@@ -1,5 +1,6 @@
 //! One exchange over a stream of an HTTP/2 connection: its answer, and beside it the request's body on its way out.
 
+mod checked;
 mod connection;
 mod pool;
 #[cfg(test)]
@@ -29,6 +30,9 @@ pub(super) struct Http2 {
     response: Option<ResponseFuture>,
     /// From then on.
     body: Option<RecvStream>,
+    /// Of the last part that was read. The upstream gets its place in the window back when the next one is asked for: until then
+    /// it is held, and two windows would be.
+    held: usize,
     /// An interim response is there, so the upstream has begun.
     has_begun: bool,
     sink: Option<SendStream<Bytes>>,
@@ -65,6 +69,7 @@ impl Http2 {
             is_tls,
             response: None,
             body: None,
+            held: 0,
             has_begun: false,
             sink: None,
             part: Bytes::new(),
@@ -233,16 +238,17 @@ impl Http2 {
     pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         let _ = self.poll_flush(cx);
         let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
+        // Fails where the stream has, and reading says why.
+        let _ = body.flow_control().release_capacity(std::mem::take(&mut self.held));
         loop {
-            let read = match ready!(body.poll_data(cx)) {
-                Some(Ok(part)) => body.flow_control().release_capacity(part.len()).map(|()| part),
-                Some(Err(e)) => Err(e),
+            match ready!(body.poll_data(cx)) {
+                Some(Ok(part)) if part.is_empty() => {}
+                Some(Ok(part)) => {
+                    self.held = part.len();
+                    return Poll::Ready(Ok(Some(part)));
+                }
+                Some(Err(e)) => return Poll::Ready(Err(self.read_failed(e, false))),
                 None => return Poll::Ready(Ok(None)),
-            };
-            match read {
-                Ok(part) if part.is_empty() => {}
-                Ok(part) => return Poll::Ready(Ok(Some(part))),
-                Err(e) => return Poll::Ready(Err(self.read_failed(e, false))),
             }
         }
     }
