@@ -7,6 +7,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -28,6 +29,9 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
+
+/// How long anything may take before the test fails.
+const DEADLINE: Duration = Duration::from_secs(40);
 
 pub(crate) struct TlsServer {
     address: SocketAddr,
@@ -117,8 +121,8 @@ impl TlsServer {
 
     pub(crate) async fn wait_for(&self, what: &str, reached: impl FnMut(&Record) -> bool) {
         let mut record = self.record.clone();
-        let waited = tokio::time::timeout(super::DEADLINE, record.wait_for(reached)).await;
-        assert!(waited.is_ok(), "{what}: not within {:?}: {:?}", super::DEADLINE, self.record());
+        let waited = tokio::time::timeout(DEADLINE, record.wait_for(reached)).await;
+        assert!(waited.is_ok(), "{what}: not within {DEADLINE:?}: {:?}", self.record());
     }
 }
 
