@@ -50,6 +50,7 @@ pub mod fuzzing;
 #[doc(hidden)]
 pub mod grpc;
 mod http;
+mod http2;
 #[doc(hidden)]
 pub mod identity;
 mod kept;

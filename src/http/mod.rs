@@ -1,9 +1,8 @@
 //! What both sides of HTTP are read by: of which bytes its words are made, where a head ends, and where a chunked body
-//! does; the fields of HTTP/2; and who speaks by which field. Pure.
+//! does; and who speaks by which field. Pure.
 
 mod chunked;
 pub(crate) mod fuzzing;
-pub(crate) mod http2;
 mod names;
 mod outgoing;
 mod spelling;

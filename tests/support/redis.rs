@@ -251,7 +251,7 @@ impl Sentinel {
         let settings = format!(
             "bind {}\nport 26379\nprotected-mode no\nrequirepass {own_password}\n\
              sentinel monitor primary {ip} {PORT} 1\nsentinel auth-pass primary {password}\n\
-             sentinel down-after-milliseconds primary 1500\nsentinel failover-timeout primary 3000\n",
+             sentinel down-after-milliseconds primary 4000\nsentinel failover-timeout primary 3000\n",
             address.ip()
         );
         write(&home.path().join("sentinel.conf"), settings.as_bytes(), 0o600);

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::malformed::Requests;
 use crate::{
     accept::connection::{Connection, stream::ClientStream},
-    http::http2::{ACK, CONTINUATION, DATA, END_STREAM, FieldBlocks, GOAWAY, HEADERS, Head, PING, SETTINGS},
+    http2::{ACK, CONTINUATION, DATA, END_STREAM, FieldBlocks, GOAWAY, HEADERS, Head, PING, SETTINGS},
 };
 
 /// What the client's preface measures (RFC 9113, section 3.4).

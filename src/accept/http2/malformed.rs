@@ -14,7 +14,7 @@ use crate::{
         lock, target,
     },
     error::Reason,
-    http::http2::{Block, DATA, END_STREAM, Fields, Head, Judge, RST_STREAM},
+    http2::{Block, DATA, END_STREAM, Fields, Head, Judge, RST_STREAM},
 };
 
 /// Streams that are looked after. A client may begin more, which are refused, and need not end them.

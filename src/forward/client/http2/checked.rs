@@ -11,7 +11,7 @@ use pingora_core::protocols::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::{LARGEST_FRAME, LONGEST_HEAD};
-use crate::http::http2::{Block, FieldBlocks, Judge};
+use crate::http2::{Block, FieldBlocks, Judge};
 
 pub(super) struct Checked {
     stream: Stream,

@@ -4,9 +4,9 @@
 //! the end of one stream: it stops decoding at the field, and could not read what follows. So frames pass here first. Each header
 //! block is decoded and judged. As long as all are in order the bytes pass as they came, and nothing is copied. Behind the first that
 //! is not, all blocks of the connection are written anew, without a table, as the library's would no longer be the other side's.
-//! Pure.
 
 mod block;
+pub(crate) mod fuzzing;
 mod hpack;
 mod huffman;
 mod table;
