@@ -50,7 +50,6 @@ pub mod fuzzing;
 #[doc(hidden)]
 pub mod grpc;
 mod http;
-mod http2;
 #[doc(hidden)]
 pub mod identity;
 mod kept;

@@ -10,7 +10,6 @@ use std::{
 const TABLE: &[(&str, &[&str])] = &[
     ("grpc", &[]),
     ("http", &[]),
-    ("http2", &["http"]),
     ("kept", &[]),
     ("sharded", &[]),
     ("state_file", &[]),
@@ -72,7 +71,6 @@ const TABLE: &[(&str, &[&str])] = &[
             "filter",
             "grpc",
             "http",
-            "http2",
             "identity",
             "observe",
             "policy",
@@ -85,19 +83,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     (
         "accept",
-        &[
-            "config",
-            "error",
-            "grpc",
-            "http",
-            "http2",
-            "identity",
-            "observe",
-            "policy",
-            "resources",
-            "snapshot",
-            "tls",
-        ],
+        &["config", "error", "grpc", "http", "identity", "observe", "policy", "resources", "snapshot", "tls"],
     ),
     (
         "tunnel",

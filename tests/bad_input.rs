@@ -2,7 +2,6 @@
 //! upstream that must not be there, and a connection that never takes one request's bytes for the next request.
 
 mod bodies;
-mod fields;
 mod floods;
 mod http2;
 mod limits;

@@ -4,20 +4,6 @@
 //! percent-encoded, so that everybody behind us reads the same. What could end the target, or the request line, is refused
 //! where it is read. Pure.
 
-use crate::accept::http1::{Refusal, bad};
-
-/// Refuse what could end the target, or be lost with it.
-pub(super) fn check(target: &[u8]) -> Result<(), Refusal> {
-    if target.is_empty() || target.iter().fold(false, |bad, &b| bad | (b <= b' ') | (b == 0x7f)) {
-        return Err(bad("request target has a control character or is empty"));
-    }
-    // It would be dropped without a word.
-    if target.contains(&b'#') {
-        return Err(bad("request target has a fragment"));
-    }
-    Ok(())
-}
-
 /// The target with all of that encoded; `None` where there is nothing to be encoded.
 pub(super) fn encoded(target: &[u8]) -> Option<Vec<u8>> {
     let first = target.iter().position(|byte| is_encoded(*byte))?;

@@ -13,7 +13,7 @@ mod path;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::{accept, control, export, filter, forward, http as http1, http2, identity, trace};
+use crate::{accept, control, export, filter, forward, http as http1, identity, trace};
 
 /// One reader, by the name of its target in `fuzz/` and of its corpus.
 pub struct Target {
@@ -31,7 +31,6 @@ pub const TARGETS: &[Target] = &[
     Target { name: "config_yaml", run: configuration::yaml },
     Target { name: "cookies", run: |bytes| forward::fuzzing::cookies(message(bytes).0) },
     Target { name: "csr", run: identity::fuzzing::csr },
-    Target { name: "field_blocks", run: http2::fuzzing::field_blocks },
     Target { name: "forwarded", run: |bytes| forward::fuzzing::forwarded(&message(bytes).0) },
     Target { name: "grpc_web", run: grpc::web },
     Target { name: "hostcalls", run: filter::fuzzing::hostcalls },

@@ -1,4 +1,4 @@
-//! What both sides of HTTP are read by: of which bytes its words are made, where a head ends, and where a chunked body
+//! What both sides of HTTP/1 are read by: of which bytes its words are made, where a head ends, and where a chunked body
 //! does; and who speaks by which field. Pure.
 
 mod chunked;

@@ -106,7 +106,13 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>, Refusal> {
     if !is_token(method) {
         return Err(bad("method is not a token"));
     }
-    target::check(target)?;
+    if target.is_empty() || target.iter().fold(false, |bad, &b| bad | (b <= b' ') | (b == 0x7f)) {
+        return Err(bad("request target has a control character or is empty"));
+    }
+    // It would be dropped without a word.
+    if target.contains(&b'#') {
+        return Err(bad("request target has a fragment"));
+    }
     // Origin, absolute or asterisk form; the authority form belongs to CONNECT, which is not proxied.
     match (method, target) {
         (b"CONNECT", _) => {

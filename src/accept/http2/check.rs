@@ -1,13 +1,18 @@
 //! The look at an HTTP/2 request header that `src/accept/http1/head.rs` is for HTTP/1: what could be read in two ways, here or
-//! behind us, is refused before anything is proxied. What is no HTTP/2 at all
-//! (RFC 9113, sections 8.2 and 8.3) did not come so far (`malformed.rs`). Pure.
+//! behind us, is refused before anything is proxied. The `h2` library has reset already what is no HTTP/2 at all: bad
+//! pseudo-fields, fields of the connection, names in capitals (RFC 9113, sections 8.2 and 8.3). Pure.
 
-use http::{HeaderMap, HeaderValue, Method, header, uri::Scheme};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, header,
+    uri::{PathAndQuery, Scheme},
+};
 use pingora_http::RequestHeader;
 
 use crate::accept::{
     authority::{is_authority, is_same},
     http1::{Refusal, bad, content_length},
+    target,
 };
 use crate::error::Reason;
 
@@ -27,12 +32,30 @@ pub(super) fn check(request: &RequestHeader, header_size: usize) -> Result<(), R
         return Err(bad("scheme is not one of HTTP"));
     }
     let path = request.raw_path();
+    if path.iter().any(|&byte| byte <= b' ' || byte == 0x7f) {
+        return Err(bad("path has a control character"));
+    }
     match (&request.method, path) {
         (&Method::OPTIONS, b"*") | (_, [b'/', ..]) => {}
         _ => return Err(bad("path does not begin with a slash")),
     }
     authority(request)?;
     length(&request.headers)
+}
+
+/// What a path may not hold raw, as far as the library has let it pass, is encoded as in HTTP/1.
+///
+/// # Errors
+///
+/// It is too long by that.
+pub(super) fn encode_target(request: &mut RequestHeader) -> Result<(), Refusal> {
+    let Some(made) = target::encoded(request.raw_path()) else { return Ok(()) };
+    let refused = || bad("request target is not a URI");
+    let mut parts = request.uri.clone().into_parts();
+    // It is a path still: nothing but escapes was added.
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(Bytes::from(made)).map_err(|_| refused())?);
+    request.set_uri(http::Uri::from_parts(parts).map_err(|_| refused())?);
+    Ok(())
 }
 
 /// One cookie field instead of many: HTTP/2 may split it up, and nobody else puts it together again (RFC 9113, section
@@ -126,6 +149,13 @@ mod tests {
         for (uri, host) in [("http://a:80/", "A"), ("https://a/", "a:443"), ("http://a/", "a:")] {
             assert_eq!(refused("GET", uri, &[("host", host)]), None, "{uri} {host}");
         }
+    }
+
+    #[test]
+    fn a_path_holds_nothing_raw_that_a_uri_may_not_hold() {
+        let mut raw = request("GET", "http://a/é?`", &[]);
+        assert!(encode_target(&mut raw).is_ok());
+        assert_eq!(raw.uri.to_string(), "http://a/%C3%A9?%60");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a client makes a connection do for nothing: pings, settings, resets, window updates, empty frames. The `h2` library
 //! answers each in turn and bounds what it holds meanwhile, but not how long that goes on, so they are counted here, as
-//! the bytes pass by on their way to it, through the look at their fields.
+//! the bytes pass by on their way to it.
 //!
 //! A budget pays for them. It grows with time, and with what is sent of responses: who reads one has to send window
 //! updates, and may well ping.
@@ -17,22 +17,28 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::malformed::Requests;
-use crate::{
-    accept::connection::{Connection, stream::ClientStream},
-    http2::{ACK, CONTINUATION, DATA, END_STREAM, FieldBlocks, GOAWAY, HEADERS, Head, PING, SETTINGS},
-};
+use crate::accept::connection::{Connection, stream::ClientStream};
+
+// Kinds of frames and flags (RFC 9113, section 6).
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
 
 /// What the client's preface measures (RFC 9113, section 3.4).
-const PREFACE: usize = 24;
-/// The library's default, and nobody is told another.
-const LARGEST_FRAME: usize = 16 * 1024;
+const PREFACE: u32 = 24;
+/// Of each frame.
+const HEAD: usize = 9;
 
 /// The client's side of a connection, as the `h2` library sees it.
 pub(super) struct Watched {
     stream: ClientStream,
     connection: Arc<Connection>,
-    received: FieldBlocks<Requests>,
+    received: Frames,
     sent: Frames,
     budget: Budget,
     flooded: Flooded,
@@ -54,15 +60,14 @@ impl Flooded {
 }
 
 impl Watched {
-    /// Of a request's fields the library takes `list`.
-    pub(super) fn new(stream: ClientStream, requests: Requests, list: usize) -> (Watched, Flooded) {
+    pub(super) fn new(stream: ClientStream) -> (Watched, Flooded) {
         let connection = stream.connection().clone();
         let flooded = Flooded::default();
         let watched = Watched {
             stream,
             connection,
-            received: FieldBlocks::new(requests, PREFACE, LARGEST_FRAME, list),
-            sent: Frames::default(),
+            received: Frames::behind(PREFACE),
+            sent: Frames::behind(0),
             budget: Budget::default(),
             flooded: flooded.clone(),
         };
@@ -81,17 +86,16 @@ impl AsyncRead for Watched {
             return Poll::Pending;
         }
         let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         let mut idle = 0;
-        let more = |buf: &mut ReadBuf<'_>| Pin::new(&mut this.stream).poll_read(cx, buf);
-        let read = this.received.poll_read(buf, more, |frame| idle += u32::from(is_idle(frame)));
-        let is_poor = idle > 0 && !this.budget.pay(idle, this.connection.port.clock.now());
-        if is_poor || this.received.judge().is_harmful() {
+        this.received.follow(&buf.filled()[before..], |frame| idle += u32::from(frame.is_idle()));
+        if idle > 0 && !this.budget.pay(idle, this.connection.port.clock.now()) {
             this.flooded.0.store(true, Relaxed);
             buf.set_filled(before);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        read
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -99,7 +103,7 @@ impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let sent = ready!(Pin::new(&mut this.stream).poll_write(cx, data))?;
-        this.sent.follow(&data[..sent], |frame| this.budget.earn(of_response(frame)));
+        this.sent.follow(&data[..sent], |frame| this.budget.earn(frame.of_response()));
         Poll::Ready(Ok(sent))
     }
 
@@ -153,9 +157,8 @@ impl Default for Budget {
 }
 
 /// Where one frame ends and the next begins.
-#[derive(Default)]
 struct Frames {
-    head: [u8; Head::LENGTH],
+    head: [u8; HEAD],
     /// Bytes of the head that are there.
     filled: usize,
     /// Bytes until the next head.
@@ -163,8 +166,13 @@ struct Frames {
 }
 
 impl Frames {
+    /// Frames that begin behind so many bytes.
+    fn behind(left: u32) -> Frames {
+        Frames { head: [0; HEAD], filled: 0, left }
+    }
+
     /// Tell of each frame that began in `bytes`.
-    fn follow(&mut self, mut bytes: &[u8], mut began: impl FnMut(Head)) {
+    fn follow(&mut self, mut bytes: &[u8], mut began: impl FnMut(Frame)) {
         loop {
             let skipped = (self.left as usize).min(bytes.len());
             self.left -= skipped as u32;
@@ -172,36 +180,44 @@ impl Frames {
             if bytes.is_empty() {
                 return;
             }
-            let taken = (Head::LENGTH - self.filled).min(bytes.len());
+            let taken = (HEAD - self.filled).min(bytes.len());
             self.head[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
             self.filled += taken;
             bytes = &bytes[taken..];
-            if self.filled < Head::LENGTH {
+            if self.filled < HEAD {
                 return;
             }
-            let head = Head::read(&self.head);
+            let [high, middle, low, kind, flags, ..] = self.head;
             self.filled = 0;
-            self.left = head.length;
-            began(head);
+            self.left = u32::from_be_bytes([0, high, middle, low]);
+            began(Frame { kind, flags, length: self.left });
         }
     }
 }
 
-/// Whether a frame of the client's brings no request any further.
-fn is_idle(frame: Head) -> bool {
-    match frame.kind {
-        DATA => frame.length == 0 && frame.flags & END_STREAM == 0,
-        HEADERS | CONTINUATION => frame.length == 0,
-        SETTINGS | PING => frame.flags & ACK == 0,
-        GOAWAY => false,
-        // Priorities, resets, window updates, and what nobody knows.
-        _ => true,
-    }
+struct Frame {
+    kind: u8,
+    flags: u8,
+    length: u32,
 }
 
-/// Bytes that one of ours brings of a response.
-fn of_response(frame: Head) -> u32 {
-    if matches!(frame.kind, DATA | HEADERS | CONTINUATION) { frame.length } else { 0 }
+impl Frame {
+    /// Whether one of the client's brings no request any further.
+    fn is_idle(&self) -> bool {
+        match self.kind {
+            DATA => self.length == 0 && self.flags & END_STREAM == 0,
+            HEADERS | CONTINUATION => self.length == 0,
+            SETTINGS | PING => self.flags & ACK == 0,
+            GOAWAY => false,
+            // Priorities, resets, window updates, and what nobody knows.
+            _ => true,
+        }
+    }
+
+    /// Bytes that one of ours brings of a response.
+    fn of_response(&self) -> u32 {
+        if matches!(self.kind, DATA | HEADERS | CONTINUATION) { self.length } else { 0 }
+    }
 }
 
 #[cfg(test)]
@@ -212,7 +228,8 @@ mod tests {
 
     #[test]
     fn finds_the_frames_however_the_bytes_come() {
-        let mut bytes = b"\0\0\0\x04\0\0\0\0\0".to_vec(); // settings
+        let mut bytes = vec![b'P'; PREFACE as usize];
+        bytes.extend_from_slice(b"\0\0\0\x04\0\0\0\0\0"); // settings
         bytes.extend_from_slice(PING_FRAME);
         bytes.extend_from_slice(b"\0\0\x05\x01\x05\0\0\0\x01hello"); // a header
         bytes.extend_from_slice(b"\0\0\0\0\0\0\0\0\x01"); // empty data
@@ -220,14 +237,14 @@ mod tests {
         bytes.extend_from_slice(b"\0\0\x03\0\0\0\0\0\x01abc"); // data
         bytes.extend_from_slice(b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01"); // a window update
         for size in [1, 2, 9, 10, bytes.len()] {
-            let (mut frames, mut idle, mut sent) = (Frames::default(), 0, 0);
+            let (mut frames, mut idle, mut of_response) = (Frames::behind(PREFACE), 0, 0);
             for part in bytes.chunks(size) {
                 frames.follow(part, |frame| {
-                    idle += u32::from(is_idle(frame));
-                    sent += of_response(frame);
+                    idle += u32::from(frame.is_idle());
+                    of_response += frame.of_response();
                 });
             }
-            assert_eq!((idle, sent), (4, 8), "in parts of {size}");
+            assert_eq!((idle, of_response), (4, 8), "in parts of {size}");
         }
     }
 

@@ -6,7 +6,6 @@
 
 mod check;
 mod flood_guard;
-mod malformed;
 mod pings;
 mod session;
 mod windows;
@@ -31,7 +30,6 @@ use pingora_http::RequestHeader;
 pub(crate) use self::session::Http2;
 use self::{
     flood_guard::{Flooded, Watched},
-    malformed::{Malformed, Notes, Requests},
     pings::Pings,
     windows::Windows,
 };
@@ -116,8 +114,7 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
     let limits = connection.port.limits();
     connection.enter(Phase::Head, Some(limits.header_timeout));
     let mut windows = Windows::new(&limits);
-    let notes = Notes::default();
-    let (mut http2, flooded) = match handshake(stream, &limits, &windows, notes.clone()).await {
+    let (mut http2, flooded) = match handshake(stream, &limits, &windows).await {
         Ok(shaken) => shaken,
         Err(error) => {
             log::debug!("HTTP/2 handshake with {} failed: {error}", connection.peer);
@@ -178,15 +175,10 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
             told = true;
         }
         let (mut head, body) = split(request);
-        let checked = match notes.take(respond.stream_id().as_u32()) {
-            Some(malformed) => Err(malformed),
-            None => {
-                check::check(&head, limits.header_size).map_err(|refusal| Malformed::told(refusal, &head))
-            }
-        };
-        if let Err(malformed) = checked {
-            refuse(&connection, &head, respond, &malformed);
-            if !malformed.is_reset && !body.is_end_stream() {
+        let checked = check::check(&head, limits.header_size).and_then(|()| check::encode_target(&mut head));
+        if let Err(refusal) = checked {
+            refuse(&connection, &head, respond, refusal);
+            if !body.is_end_stream() {
                 tokio::spawn(read_on(body));
             }
             refused += 1;
@@ -256,19 +248,18 @@ async fn handshake(
     stream: ClientStream,
     limits: &Limits,
     windows: &Windows,
-    notes: Notes,
 ) -> Result<(H2Connection<Watched, Bytes>, Flooded), h2::Error> {
-    // What is larger than the library's limit it answers by itself, with a bare 431 that nobody counts. So it gets no more than
-    // that; who is told why has passed the half of it.
-    let list = limits.header_size.saturating_mul(2);
+    // What is larger than the library's limit it answers by itself, with a bare 431 that nobody counts. Ours is half
+    // of it: who passes that by less is told why.
+    let size = u32::try_from(limits.header_size.saturating_mul(2)).unwrap_or(u32::MAX);
     let mut options = default_h2_options();
     options
-        .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
+        .max_header_list_size(size)
         .max_concurrent_streams(limits.streams_per_connection)
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(SMALL_FRAMES);
     windows.begin(&mut options);
-    let (stream, flooded) = Watched::new(stream, Requests::new(notes), list);
+    let (stream, flooded) = Watched::new(stream);
     Ok((options.handshake(stream).await?, flooded))
 }
 
@@ -282,17 +273,12 @@ fn refuse(
     connection: &Connection,
     request: &RequestHeader,
     mut respond: SendResponse<Bytes>,
-    malformed: &Malformed,
+    refusal: Refusal,
 ) {
-    let Malformed { refusal: Refusal { reason, detail }, is_reset, method, path } = malformed;
-    let reason = *reason;
-    log::debug!("refused a request from {}: {detail}", connection.peer);
-    connection.port.record_refused(connection, reason, "HTTP/2", method, path);
-    if *is_reset {
-        return respond.send_reset(h2::Reason::PROTOCOL_ERROR);
-    }
+    let reason = refusal.reason;
+    log::debug!("refused a request from {}: {}", connection.peer, refusal.detail);
     if grpc::Call::of(request.version, &request.method, &request.headers).is_some() {
-        return refuse_call(respond, reason);
+        return refuse_call(connection, request, respond, reason);
     }
     let accept = request.headers.get(header::ACCEPT).map(|accept| accept.as_bytes());
     let (content_type, body) = reason.body(accepts_json(accept));
@@ -313,10 +299,17 @@ fn refuse(
     {
         let _ = stream.send_data(body, true);
     }
+    let path = request.uri.path();
+    connection.port.record_refused(connection, reason, "HTTP/2", request.method.as_str(), path);
 }
 
 /// The same as a client of gRPC understands it.
-fn refuse_call(mut respond: SendResponse<Bytes>, reason: Reason) {
+fn refuse_call(
+    connection: &Connection,
+    request: &RequestHeader,
+    mut respond: SendResponse<Bytes>,
+    reason: Reason,
+) {
     let status = reason.grpc_status().unwrap_or(grpc::UNKNOWN);
     let response = Response::builder()
         .header(header::DATE, get_cached_date())
@@ -328,4 +321,6 @@ fn refuse_call(mut respond: SendResponse<Bytes>, reason: Reason) {
         // As above: who is gone needs no answer.
         let _ = respond.send_response(response, true);
     }
+    let path = request.uri.path();
+    connection.port.record_refused(connection, reason, "HTTP/2", request.method.as_str(), path);
 }

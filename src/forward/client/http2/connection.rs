@@ -28,7 +28,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{checked::Checked, pool::Opening};
+use super::pool::Opening;
 
 /// What an upstream may send ahead on one stream, and what is held of it while the client does not read: enough for the distance, within
 /// these. With that of a whole connection one client that does not read would hold up all others, and much memory.
@@ -39,9 +39,9 @@ const STREAM_RATE: u64 = 100_000_000;
 /// What an upstream may send ahead on all streams together: as Pingora has it, 80 MB/s over 100 ms.
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Larger frames than the protocol's 16 KiB cost less each; no other stream waits long for one.
-pub(super) const LARGEST_FRAME: u32 = 64 * 1024;
+const LARGEST_FRAME: u32 = 64 * 1024;
 /// `h2` derives from it and from the size above how many frames a head may have: so a MiB of it passes in frames of 16 KiB too.
-pub(super) const LONGEST_HEAD: u32 = 4 * 1024 * 1024;
+const LONGEST_HEAD: u32 = 4 * 1024 * 1024;
 /// Requests that were given up, by clients or for another try, whose late answers are passed over in silence.
 const MOST_GIVEN_UP: usize = 1024;
 /// How late they may be.
@@ -77,7 +77,7 @@ struct State {
 
 /// What drives a connection: to be spawned.
 pub(super) struct Driver {
-    connection: h2::client::Connection<Checked, Bytes>,
+    connection: h2::client::Connection<Stream, Bytes>,
     pings: Option<PingPong>,
     ping_interval: Duration,
     most: usize,
@@ -104,7 +104,7 @@ impl Connection {
             .max_local_error_reset_streams(Some(MOST_LATE))
             .initial_connection_window_size(CONNECTION_WINDOW)
             .initial_window_size(stream_window(round_trip(&stream)));
-        let shaken = builder.handshake(Checked::new(stream)).await;
+        let shaken = builder.handshake(stream).await;
         let (sender, mut connection) =
             shaken.map_err(|e| Error::because(ErrorType::HandshakeError, "while beginning HTTP/2", e))?;
         let most = options.max_h2_streams.max(1);

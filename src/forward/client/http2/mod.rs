@@ -1,6 +1,5 @@
 //! One exchange over a stream of an HTTP/2 connection: its answer, and beside it the request's body on its way out.
 
-mod checked;
 mod connection;
 mod pool;
 #[cfg(test)]
