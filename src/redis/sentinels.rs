@@ -16,20 +16,14 @@ use super::{
 ///
 /// Why there is no connection to a master, for the operator.
 pub(super) async fn connect(common: &Common) -> Result<(Link, Address), String> {
-    let mut why = String::new();
-    for address in masters(common).await? {
-        match master(&address, common).await {
-            Ok(link) => return Ok((link, address)),
-            Err(refused) => why = format!("{address}: {refused}"),
-        }
-    }
-    Err(why)
+    let address = named_by_most(common).await?;
+    let link = master(&address, common).await.map_err(|refused| format!("{address}: {refused}"))?;
+    Ok((link, address))
 }
 
 /// Who is the master instead, if most of the sentinels that answer say so.
 pub(super) async fn other_master(common: &Common, than: &Address) -> Option<Address> {
-    let first = masters(common).await.ok()?.into_iter().next();
-    first.filter(|first| first != than)
+    named_by_most(common).await.ok().filter(|named| named != than)
 }
 
 async fn master(address: &Address, common: &Common) -> Result<Link, String> {
@@ -46,30 +40,34 @@ async fn role(link: &Link) -> Option<String> {
     redis::from_redis_value(parts.into_iter().next()?).ok()
 }
 
-/// Those that are called the master, by most of the sentinels first.
-async fn masters(common: &Common) -> Result<Vec<Address>, String> {
-    let Which::Sentinels(sentinels) = &common.servers.which else { return Ok(Vec::new()) };
+/// Whom more than half of the sentinels that answer call the master. Nobody else is spoken to: whoever a few name may be the master of
+/// yesterday, or whoever wants the password.
+async fn named_by_most(common: &Common) -> Result<Address, String> {
+    let Which::Sentinels(sentinels) = &common.servers.which else {
+        return Err("it has no sentinels".to_owned());
+    };
     let asked = sentinels.addresses.iter().map(|sentinel| async move {
         let answer = timeout(ANSWER, named_by(sentinel, sentinels, common)).await;
         answer
             .unwrap_or_else(|_| Err("it does not answer".to_owned()))
             .map_err(|why| format!("sentinel {sentinel}: {why}"))
     });
-    let (mut named, mut why) = (Vec::<(usize, Address)>::new(), String::new());
+    let (mut named, mut why) = (Vec::new(), String::new());
     for answer in join_all(asked).await {
         match answer {
-            Ok(master) => match named.iter_mut().find(|(_, known)| *known == master) {
-                Some((votes, _)) => *votes += 1,
-                None => named.push((1, master)),
-            },
+            Ok(master) => named.push(master),
             Err(refused) => why = refused,
         }
     }
-    named.sort_by_key(|(votes, _)| std::cmp::Reverse(*votes));
-    match named.is_empty() {
-        true => Err(why),
-        false => Ok(named.into_iter().map(|(_, master)| master).collect()),
+    match most(&named) {
+        Some(master) => Ok(master.clone()),
+        None if named.is_empty() => Err(why),
+        None => Err("the sentinels do not agree on the master".to_owned()),
     }
+}
+
+fn most(named: &[Address]) -> Option<&Address> {
+    named.iter().find(|one| named.iter().filter(|other| other == one).count() * 2 > named.len())
 }
 
 async fn named_by(sentinel: &Address, sentinels: &Sentinels, common: &Common) -> Result<Address, String> {
@@ -82,5 +80,24 @@ async fn named_by(sentinel: &Address, sentinels: &Sentinels, common: &Common) ->
     match named.map_err(|_| "what it answers is no address (is it a sentinel?)".to_owned())? {
         Some((host, port)) => Ok(Address::Tcp(host, port)),
         None => Err(format!("it knows no master {master:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_sentinels_name_no_master() {
+        let (right, other) = (Address::Tcp("right".to_owned(), 6379), Address::Tcp("other".to_owned(), 6379));
+        let named = |right_votes: usize, others: usize| {
+            let mut named = vec![other.clone(); others];
+            named.extend(vec![right.clone(); right_votes]);
+            most(&named).cloned()
+        };
+        assert_eq!(named(1, 0), Some(right.clone()));
+        assert_eq!(named(2, 1), Some(right.clone()));
+        assert_eq!(named(1, 2), Some(other.clone()));
+        assert_eq!((named(1, 1), named(0, 0)), (None, None));
     }
 }

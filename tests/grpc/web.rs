@@ -41,6 +41,26 @@ fn padded_groups(body: &[u8]) -> Vec<u8> {
 const TRAILERS: &str = "grpc-status: 0\r\ngrpc-message: as it was told\r\nx-trailing: yes\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_bounded_by_its_messages_and_not_as_a_whole() {
+    let server = GrpcServer::start().await;
+    let gateway = Gateway::start(&format!(
+        "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0', limits: {{body_size: 10KiB}}}}]\n\
+         routes: [{{filters: [{{grpc_web: {{}}}}], upstream: u}}]\nupstreams: {{u: {{endpoints: ['{}'], protocol: grpc}}}}\n",
+        server.address()
+    ))
+    .await;
+    let mut client = Http2Client::open(gateway.address("main")).await;
+    let request = http::Request::post("http://gateway/echo").header(WEB.0, WEB.1).body(()).unwrap();
+    let (response, mut body) = client.begin(request, false).await;
+    for is_last in [false, false, true] {
+        body.send_data(message(&[b'7'; 5000]).into(), is_last).unwrap();
+    }
+    let answer = whole(response).await;
+    let lengths: Vec<(u8, usize)> = frames(&answer).iter().map(|(flag, text)| (*flag, text.len())).collect();
+    assert_eq!(lengths, [(0, 5000), (0, 5000), (0, 5000), (0x80, TRAILERS.len())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_is_translated_there_and_back() {
     let server = GrpcServer::start().await;
     let gateway = gateway(&server, "").await;

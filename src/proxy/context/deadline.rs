@@ -64,6 +64,8 @@ impl Context {
 
     /// The client of a call has said how long it waits: it is not waited longer than that.
     pub(crate) fn limit_call(&mut self) {
+        // A filter may have made it a call: that of gRPC-Web.
+        self.find_streams();
         let Some(waits) = self.facts.grpc.as_ref().and_then(|call| call.timeout) else { return };
         let allowed = self.route.as_ref().and_then(|route| route.timeout);
         if allowed.is_none_or(|allowed| waits < allowed) {

@@ -47,13 +47,18 @@ impl Context {
                 self.facts.params = params;
                 self.facts.route = self.route.as_ref().map(|route| route.name.clone());
                 // Before any filter: one that reads the body does not wait for the end of a stream.
-                if let (Some(call), Some(route)) = (&mut self.facts.grpc, &self.route) {
-                    call.is_streamed = route.streams_grpc;
-                }
+                self.find_streams();
                 Ok(())
             }
             Outcome::MethodNotAllowed { allow } => Err(Unrouted { reason: Reason::MethodNotAllowed, allow }),
             Outcome::NotFound => Err(Unrouted::because(Reason::NoRoute)),
+        }
+    }
+
+    /// Whether a call is of those whose messages stream, as its route says.
+    pub(super) fn find_streams(&mut self) {
+        if let (Some(call), Some(route)) = (&mut self.facts.grpc, &self.route) {
+            call.is_streamed = route.streams_grpc;
         }
     }
 
