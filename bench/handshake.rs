@@ -70,7 +70,7 @@ impl Gateway {
         };
         let file = directory.join(format!("{group}.yaml"));
         let config = format!(
-            "admin: false\nthreads: 1\nlog: {{level: warn, access: false}}\nlisteners:\n  - address: 127.0.0.1:{port}\n    \
+            "admin: false\nthreads: 1\nlog: {{level: warn, access: {{to: false}}}}\nlisteners:\n  - address: 127.0.0.1:{port}\n    \
              tls: {{certificates: [{{cert: cert.pem, key: key.pem}}], groups: [{group}]}}\n\
              routes: [{{respond: {{body: hello}}}}]\n"
         );

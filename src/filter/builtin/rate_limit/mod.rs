@@ -459,7 +459,11 @@ mod tests {
             ("{rate: 1/s, store: {redis: 'redis://h', timeout: 0s}}", "store.timeout", "makes no sense"),
             ("{rate: 1/s, store: {redis: 'http://u:hunter2@h'}}", "store.redis", "not the URL of a Redis"),
             ("{rate: 1/s, store: {redis: 'redis://u:hunt/er2@h'}}", "store.redis", "not the URL of a Redis"),
-            ("{rate: 1/s, store: {redis: 'rediss://u:hunter2@h'}}", "store.redis", "TLS to Redis"),
+            (
+                "{rate: 1/s, store: {redis: 'rediss://u:hunter2@h#insecure'}}",
+                "store.redis",
+                "verification cannot be turned off",
+            ),
         ] {
             let invalid = build(yaml, &Live::offline()).unwrap_err();
             let [only] = invalid.as_slice() else { panic!("{yaml}: {invalid:?}") };
