@@ -452,6 +452,20 @@ async fn a_user_logs_out_here_and_at_the_provider() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_provider_whose_clock_is_behind_ends_sessions_and_none_that_began_later() {
+    let world = World::start().await;
+    world.provider.script().claims = json!({"iat": now() - 600});
+    let mut browser = world.logged_in().await;
+    for (issued, passes) in [(now() - 700, true), (now() - 590, false)] {
+        world.post(&world.provider.logout_token(&json!({"iat": issued}))).await.assert_status(200);
+        match passes {
+            true => world.passes(&mut browser).await,
+            false => world.asks_to_log_in(&mut browser).await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_provider_ends_sessions_and_nobody_else_does() {
     // Filters behind are not asked: the provider has no session.
     let world = World::with("", ", {authz: {allow: [{claims: {groups: admins}}]}}").await;
@@ -530,6 +544,24 @@ async fn a_callback_that_is_no_get_is_refused_and_its_code_is_in_no_log() {
         let line = world.gateway.wait_for_line(is_it).await;
         assert!(line["path"] == "/oidc/callback" && !line.to_string().contains("secret-"), "{line}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_is_in_no_log_where_the_filters_behind_change_requests() {
+    let (provider, upstream) = (Provider::start(), Echo::start().await);
+    let login = format!(
+        "{{oidc: {{issuer: '{}', client_id: shop, client_secret: '{SECRET}', session: {{secret: {KEY}}}}}}}",
+        provider.issuer()
+    );
+    let gateway = Yaml::to(upstream.address)
+        .listener(&format!("filters: [{login}, {{hold: {{path: /changed}}}}]"))
+        .top("log: {access: {fields: {add: {asked: '{uri}'}}}}")
+        .start()
+        .await;
+    let path = "/oidc/callback?code=secret&state=x";
+    crate::support::get(gateway.address("main"), path).await.assert_reason(403, "login_failed");
+    let line = gateway.wait_for_line(|line| line["msg"] == "request").await;
+    assert!(line["asked"] == "/oidc/callback" && !line.to_string().contains("secret"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use super::{
     settings::{AccountSettings, Challenge, Settings},
     storage::{self, Storage},
 };
-use crate::{names::Resolve, observe::metrics::Metrics, policy::bucket::Bucket};
+use crate::{names::Resolve, observe::metrics::Metrics};
 
 /// Than an order may take: a lock that ends while its holder still orders is none.
 const LOCK_LONGER: Duration = Duration::from_secs(60);
@@ -28,16 +28,6 @@ pub(super) struct AccountDesk {
     pub storage: Arc<dyn Storage>,
     /// One at a time makes the account that all others use.
     pub opening: tokio::sync::Mutex<()>,
-}
-
-/// Orders of accounts, over all configurations.
-pub(super) type Budgets = BTreeMap<Arc<str>, Budget>;
-
-#[derive(Default)]
-pub(super) struct Budget {
-    pub all: Bucket,
-    /// Of them, first orders for names that clients have asked for: what strangers cause is at most half, and renewals have the rest.
-    pub on_demand: Bucket,
 }
 
 impl Desk {

@@ -18,8 +18,9 @@ use tokio::{
 use super::{
     account::Account,
     ari,
+    budget::Budgets,
     ca::Ca,
-    desk::{AccountDesk, Budgets, Desk},
+    desk::{AccountDesk, Desk},
     holding::{Failed, Held, Holding, Record, read},
     on_demand::{Demanding, Waiting},
     order::{self, Obtained, Wanted},
@@ -540,8 +541,8 @@ impl Keeper {
                 return Ok(Outcome::Held(Box::new(found)));
             }
         }
-        let is_strangers = want == Want::OnDemand && is_new;
-        if let Some(wait) = self.over_budget(of, is_strangers) {
+        let is_strangers = want == Want::OnDemand && before.is_none();
+        if let Err(wait) = self.take_order(of, is_strangers) {
             self.acme().throttled(&id.0);
             return Ok(Outcome::NotYet(wait));
         }
@@ -564,17 +565,12 @@ impl Keeper {
         Ok(Outcome::Held(Box::new(held)))
     }
 
-    /// How long until the account may order again, for a stranger or for whoever is configured or served already; `None` where it may now.
-    fn over_budget(&self, of: &AccountDesk, is_strangers: bool) -> Option<Duration> {
-        let (now, orders) = (self.passed(), &of.settings.orders);
-        let mut inner = self.lock();
-        let budget = inner.budgets.entry(of.name.clone()).or_default();
-        let own = is_strangers.then(|| budget.on_demand.decide(&orders.half(), now, 1));
-        let decision = match own {
-            Some(own) if !own.allowed => own,
-            _ => budget.all.decide(orders, now, 1),
-        };
-        (!decision.allowed).then_some(decision.retry_after)
+    /// # Errors
+    ///
+    /// The account may not order now; how long until it may.
+    fn take_order(&self, of: &AccountDesk, is_strangers: bool) -> Result<(), Duration> {
+        let now = self.passed();
+        self.lock().budgets.entry(of.name.clone()).or_default().take(&of.settings.orders, is_strangers, now)
     }
 
     async fn obtain(

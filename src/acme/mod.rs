@@ -8,6 +8,7 @@
 
 mod account;
 mod ari;
+mod budget;
 mod ca;
 mod desk;
 mod dns;

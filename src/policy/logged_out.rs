@@ -25,7 +25,7 @@ impl LoggedOut {
         LoggedOut { most, at: HashMap::new(), order: BTreeMap::new(), count: 0, horizon: None }
     }
 
-    /// Sessions of `whose` that began until `then`, which is not later than now, are over. No session lasts longer than `lifetime`.
+    /// Sessions of `whose` that began until `then` are over. No session lasts longer than `lifetime`.
     pub fn remember(&mut self, whose: String, then: u64, lifetime: u64) {
         self.forget(then.saturating_sub(lifetime));
         // What was said later may come earlier.

@@ -131,7 +131,8 @@ impl Gateway {
         ctx.settle_phases();
         ctx.limit(ctx.route.as_ref().and_then(|route| route.timeout));
         let flow = run(&listener.chain, ctx.listener_steps, session, ctx).await?;
-        if listener.chain.phases(ctx.listener_steps).contains(Phases::CHANGES_REQUEST) {
+        let changes = listener.chain.phases(ctx.listener_steps).contains(Phases::CHANGES_REQUEST);
+        if changes && matches!(flow, Flow::Continue) {
             ctx.settle(session.request_mut())?;
             let before = ctx.route.as_ref().and_then(|route| route.trace);
             found = ctx.find_route_anew(session.request());

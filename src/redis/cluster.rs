@@ -20,7 +20,6 @@ use super::{
     link::{Link, Refusal},
     node::{ANSWER, HEARTBEAT, Node, Target, understood},
     servers::{Address, Which},
-    slots,
     topology::{self, Range},
 };
 
@@ -206,18 +205,23 @@ impl Shared {
     ///
     /// Nobody knows who has which slot, and why.
     async fn look(&self) -> Result<Vec<Range>, String> {
-        let mut why = String::new();
+        let (mut why, mut part) = (String::new(), Vec::new());
         for address in self.advisers() {
             let asking = self.slots_by(&address);
             let answer =
                 timeout(ANSWER, asking).await.unwrap_or_else(|_| Err("it does not answer".to_owned()));
             match answer {
-                Ok(ranges) if !ranges.is_empty() => return Ok(ranges),
-                Ok(_) => why = format!("{address}: nobody has any slots (is the cluster made?)"),
+                Ok(ranges) if topology::gap(&ranges).is_none() => return Ok(ranges),
+                // It may have been told of some only; another knows more.
+                Ok(ranges) if topology::covered(&ranges) > topology::covered(&part) => part = ranges,
+                Ok(ranges) if ranges.is_empty() => {
+                    why = format!("{address}: nobody has any slots (is the cluster made?)");
+                }
+                Ok(_) => {}
                 Err(refused) => why = format!("{address}: {refused}"),
             }
         }
-        Err(why)
+        if part.is_empty() { Err(why) } else { Ok(part) }
     }
 
     /// Those that work first, and not always the same: it may be cut off from the others.
@@ -263,7 +267,7 @@ impl Shared {
             State::Unknown(why) => return Some(why.to_string()),
             State::Looking => return None,
         };
-        if let Some(slot) = table.gap() {
+        if let Some(slot) = topology::gap(table.0.iter().map(|(range, _)| range)) {
             return Some(nobody_has(slot));
         }
         let members: HashMap<&Address, &Arc<Member>> =
@@ -285,14 +289,5 @@ impl Table {
         let after = self.0.partition_point(|(range, _)| range.first <= slot);
         let (range, member) = self.0.get(after.checked_sub(1)?)?;
         (slot <= range.last).then(|| member.clone())
-    }
-
-    /// The first slot that nobody has.
-    fn gap(&self) -> Option<u16> {
-        let covered = self.0.iter().fold(0, |next, (range, _)| match range.first <= next {
-            true => next.max(range.last + 1),
-            false => next,
-        });
-        (covered < slots::COUNT).then_some(covered)
     }
 }

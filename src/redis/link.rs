@@ -94,6 +94,8 @@ impl Drop for Driver {
 const QUEUE: usize = 1024;
 /// What it says of itself is told in a log line.
 const LONGEST_REASON: usize = 200;
+/// Before what it was sent, in what Redis says of a command that it does not know.
+const REPEATS: &str = ", with args beginning with";
 /// Where a cluster says that a key is.
 const LONGEST_ADDRESS: usize = 300;
 
@@ -242,7 +244,10 @@ impl Link {
 }
 
 fn reason(error: &RedisError) -> String {
-    error.to_string().chars().take(LONGEST_REASON).collect()
+    let all = error.to_string();
+    // It may repeat what it was sent: the password too, where the command that tells it is not known there.
+    let told = all.split(REPEATS).next().unwrap_or_default();
+    told.chars().take(LONGEST_REASON).collect()
 }
 
 /// Host names are resolved as everywhere else, and whichever address answers first is taken.
@@ -324,6 +329,18 @@ mod tests {
     use super::*;
 
     const MOST: usize = 256 * 1024;
+
+    #[test]
+    fn what_it_was_sent_is_not_told_again() {
+        let refused = |answer: &str| {
+            let value = redis::parse_redis_value(format!("-{answer}\r\n").as_bytes()).unwrap();
+            reason(&value.extract_error().unwrap_err())
+        };
+        let told =
+            refused("ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'me' 'secret' ");
+        assert!(told.contains("HELLO") && !told.contains("secret"), "{told}");
+        assert!(refused("WRONGPASS invalid username-password pair").contains("invalid username-password"));
+    }
 
     #[tokio::test]
     async fn no_more_comes_than_was_asked_for() {

@@ -78,7 +78,9 @@ async fn named_by(sentinel: &Address, sentinels: &Sentinels, common: &Common) ->
     let answer = link.ask(&question, false).await.map_err(Refusal::why)?;
     let named = redis::from_redis_value::<Option<(String, u16)>>(answer);
     match named.map_err(|_| "what it answers is no address (is it a sentinel?)".to_owned())? {
-        Some((host, port)) => Ok(Address::Tcp(host, port)),
+        Some((host, port)) => {
+            Address::named(&host, port).ok_or_else(|| "it names a master that is nowhere".to_owned())
+        }
         None => Err(format!("it knows no master {master:?}")),
     }
 }

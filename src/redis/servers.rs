@@ -47,6 +47,15 @@ pub(super) enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    /// As another server names it. `None` where nobody can be there.
+    pub(super) fn named(host: &str, port: u16) -> Option<Address> {
+        let bare = host.trim_matches(['[', ']']);
+        let is_host = bare.parse::<IpAddr>().is_ok() || check_host(bare).is_ok();
+        (is_host && port > 0).then(|| Address::Tcp(bare.to_owned(), port))
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Login {
     user: Option<String>,

@@ -36,6 +36,24 @@ pub(super) fn read(answer: Value, asked: &Address) -> Option<Vec<Range>> {
     Some(ranges)
 }
 
+/// How many slots somebody has, of ranges by slot.
+pub(super) fn covered<'r>(ranges: impl IntoIterator<Item = &'r Range>) -> usize {
+    let all = ranges.into_iter().fold((0, 0), |(count, next), range| {
+        let (first, end) = (usize::from(range.first).max(next), usize::from(range.last) + 1);
+        (count + end.saturating_sub(first), next.max(end))
+    });
+    all.0
+}
+
+/// The first slot that nobody has.
+pub(super) fn gap<'r>(ranges: impl IntoIterator<Item = &'r Range>) -> Option<u16> {
+    let covered = ranges.into_iter().fold(0, |next, range| match range.first <= next {
+        true => next.max(range.last + 1),
+        false => next,
+    });
+    (covered < slots::COUNT).then_some(covered)
+}
+
 /// Where `asked` sends to: `host:port`.
 pub(super) fn address(to: &str, asked: &Address) -> Option<Address> {
     let (host, port) = to.rsplit_once(':')?;
@@ -43,13 +61,11 @@ pub(super) fn address(to: &str, asked: &Address) -> Option<Address> {
 }
 
 fn place(host: &str, port: u16, asked: &Address) -> Option<Address> {
-    match (host.trim_matches(['[', ']']), asked) {
-        (_, _) if port == 0 => None,
-        ("?", _) => None,
+    match (host, asked) {
         // The same as that of whoever says so.
-        ("", Address::Tcp(host, _)) => Some(Address::Tcp(host.clone(), port)),
+        ("", Address::Tcp(host, _)) => Address::named(host, port),
         ("", Address::Unix(_)) => None,
-        (host, _) => Some(Address::Tcp(host.to_owned(), port)),
+        (host, _) => Address::named(host, port),
     }
 }
 
@@ -79,6 +95,19 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_has_is_counted_once_and_the_first_gap_is_found() {
+        let of = |ranges: &[(u16, u16)]| {
+            let range = |&(first, last)| Range { first, last, master: asked() };
+            let ranges: Vec<Range> = ranges.iter().map(range).collect();
+            (covered(&ranges), gap(&ranges))
+        };
+        assert_eq!(of(&[]), (0, Some(0)));
+        assert_eq!(of(&[(0, 16_383)]), (16_384, None));
+        assert_eq!(of(&[(0, 9), (5, 7), (8, 19), (30, 39)]), (30, Some(20)));
+        assert_eq!(of(&[(1, 16_383)]), (16_383, Some(0)));
+    }
+
+    #[test]
     fn what_is_no_answer_is_none() {
         for answer in [
             &b"+OK\r\n"[..],
@@ -99,7 +128,8 @@ mod tests {
         for (to, host) in [("10.0.0.1:7", "10.0.0.1"), ("::1:7", "::1"), ("[::1]:7", "::1"), (":7", "a")] {
             assert_eq!(address(to, &asked()), Some(Address::Tcp(host.to_owned(), 7)), "{to}");
         }
-        for to in ["", "b", "b:", "b:x", "b:0", "b:70000", "?:7"] {
+        let long = format!("{}:7", "b".repeat(300));
+        for to in ["", "b", "b:", "b:x", "b:0", "b:70000", "?:7", "b c:7", "b/c:7", &long] {
             assert_eq!(address(to, &asked()), None, "{to}");
         }
     }

@@ -104,6 +104,8 @@ impl Gateway {
     fn spawn(directory: Arc<TempDir>, environment: Vec<(String, String)>, args: &[&str]) -> Self {
         let mut command = tidegate(directory.path());
         command.arg("run").arg("-c").arg(directory.path().join("gateway.yaml")).args(args);
+        // No other gateway's successor is there.
+        command.env("XDG_RUNTIME_DIR", directory.path());
         command.envs(environment.iter().map(|(name, value)| (name, value)));
         Self { process: Process::spawn(command), directory, environment, taken: Mutex::default() }
     }

@@ -7,7 +7,7 @@ use crate::{
         login::Continued,
         provider::{Endpoints, Provider, Purpose, Tokens},
         session::{IdToken, Session, text},
-        tokens::{Verifier, check_id_token, now},
+        tokens::{Verifier, check_id_token, now, seconds},
         trouble::Trouble,
     },
     identity::Claims,
@@ -44,7 +44,9 @@ impl Authority {
             "the provider's token endpoint answers without an id_token (is `openid` among the scopes?)";
         let id_token = tokens.id_token.as_deref().ok_or_else(|| Trouble::unavailable(missing))?;
         let (id_token, claims) = self.check(id_token, Some(&login.nonce)).await?;
-        let session = Session { began: now(), id_token, ..Session::default() };
+        let began = now();
+        let issued = seconds(&claims, "iat").unwrap_or(began);
+        let session = Session { began, issued, id_token, ..Session::default() };
         self.complete(session, endpoints, tokens, &claims, Purpose::Login).await
     }
 

@@ -81,16 +81,16 @@ impl Login {
         let form = std::str::from_utf8(form).map_err(|_| Trouble::LogoutToken)?;
         let token = login::field(form, "logout_token").ok().flatten().ok_or(Trouble::LogoutToken)?;
         let Logout { whose, id, issued, until } = Logout::read(&self.logout_tokens.verify_at_once(&token)?)?;
-        let (now, skew) = (now(), self.logout_tokens.policy.skew);
+        let until = until.saturating_add(self.logout_tokens.policy.skew);
         let mut shown = self.logouts_shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if !shown.take(sha256(id.as_bytes()), until.saturating_add(skew), now) {
+        if !shown.take(sha256(id.as_bytes()), until, now()) {
             return Err(Trouble::Replayed);
         }
         drop(shown);
         let mut logged_out = self.logged_out.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not those that began since it was issued: whoever has kept it, and shows it late, ends none of them. Others share this whose
-        // sessions may last longer.
-        logged_out.remember(whose, now.min(issued.saturating_add(skew)), LONGEST_LIFETIME);
+        // Not those that began since it was issued, both by the provider's clock: whoever has kept it, and shows it late, ends none of them.
+        // Others share this whose sessions may last longer.
+        logged_out.remember(whose, issued, LONGEST_LIFETIME);
         Ok(())
     }
 }

@@ -159,7 +159,7 @@ impl Login {
         let claims = session.claims();
         let owners = owners(&claims);
         let logged_out = self.logged_out.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged_out.includes(owners.iter().flatten().map(String::as_str), session.began) {
+        if logged_out.includes(owners.iter().flatten().map(String::as_str), session.issued) {
             return Err(Trouble::LoggedOut);
         }
         drop(logged_out);

@@ -7,13 +7,15 @@ use serde_json::Value;
 use crate::{filter::builtin::jwt::json, identity::Claims};
 
 /// The form of what is sealed; another one does not open.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Times are in seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Session {
     /// When the user logged in.
     pub began: u64,
+    /// The same by the provider's clock, by which it says what it ends.
+    pub issued: u64,
     /// When the provider's tokens expire; 0 where it has not said.
     pub due: u64,
     /// From when on they are exchanged for others.
@@ -58,6 +60,7 @@ impl Session {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut text = vec![VERSION];
         text.extend(self.began.to_be_bytes());
+        text.extend(self.issued.to_be_bytes());
         text.extend(self.due.to_be_bytes());
         text.extend(self.renew_from.to_be_bytes());
         let [header, payload, signature] = &self.id_token.0;
@@ -77,13 +80,15 @@ impl Session {
         if *version != VERSION {
             return None;
         }
-        let (began, due, renew_from) = (number(&mut rest)?, number(&mut rest)?, number(&mut rest)?);
+        let (began, issued) = (number(&mut rest)?, number(&mut rest)?);
+        let (due, renew_from) = (number(&mut rest)?, number(&mut rest)?);
         let id_token = IdToken([part(&mut rest)?, part(&mut rest)?, part(&mut rest)?]);
         let userinfo = part(&mut rest)?;
         let mut text = || String::from_utf8(part(&mut rest)?).ok();
         let (refresh_token, access_token) = (text()?, text()?);
         rest.is_empty().then_some(Session {
             began,
+            issued,
             due,
             renew_from,
             id_token,
@@ -122,6 +127,7 @@ mod tests {
             .join(".");
         Session {
             began: 7,
+            issued: 6,
             due: 9,
             renew_from: 8,
             id_token: IdToken::parse(&token).unwrap(),

@@ -113,12 +113,17 @@ impl Logout {
             return Err(Trouble::LogoutToken);
         }
         let [by_session, by_subject] = owners(claims);
-        let time = |name: &str| claims.get(name).and_then(Value::as_f64).map(|seconds| seconds as u64);
         let id = text(claims, "jti").filter(|id| !id.is_empty());
-        let logout = by_session.or(by_subject).zip(id).zip(time("iat").zip(time("exp")));
+        let logout =
+            by_session.or(by_subject).zip(id).zip(seconds(claims, "iat").zip(seconds(claims, "exp")));
         let ((whose, id), (issued, until)) = logout.ok_or(Trouble::LogoutToken)?;
         Ok(Logout { whose, id: id.to_owned(), issued, until })
     }
+}
+
+/// A time that a token says.
+pub(super) fn seconds(claims: &Claims, name: &str) -> Option<u64> {
+    claims.get(name).and_then(Value::as_f64).map(|seconds| seconds as u64)
 }
 
 /// By which names a session may be ended.
