@@ -36,6 +36,8 @@ pub(super) struct Holding {
     pub is_busy: bool,
     /// An operator wants a new one.
     pub is_wanted: bool,
+    /// The same, and has not been heard yet: no CA rests.
+    pub is_woken: bool,
     /// Somebody else had the lock: not looked at before.
     pub not_before: Option<SystemTime>,
     pub failed: Option<Failed>,
@@ -124,6 +126,7 @@ impl Holding {
             attempts: Attempts::default(),
             is_busy: false,
             is_wanted: false,
+            is_woken: false,
             not_before: None,
             failed: None,
         }

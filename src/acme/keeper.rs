@@ -31,7 +31,7 @@ use super::{
     trouble::{Reason, Trouble},
 };
 use crate::{
-    fleet::Keep,
+    fleet::{Keep, Lock},
     names::Resolve,
     observe::{
         log::event,
@@ -188,7 +188,7 @@ impl Keeper {
         let mut is_known = false;
         for (_, holding) in found {
             is_known = true;
-            holding.is_wanted = true;
+            (holding.is_wanted, holding.is_woken) = (true, true);
             holding.not_before = None;
             holding.attempts.wake();
         }
@@ -284,7 +284,7 @@ impl Keeper {
                 continue;
             }
             let Some(account) = desk.accounts.get(&id.0) else { continue };
-            let attempts = load_attempts(&id, account.storage.as_ref()).await;
+            let attempts = load_attempts(&id, account.storage.as_ref()).await.unwrap_or_default();
             let held = self.load(&id, &names, account.storage.as_ref(), SystemTime::now()).await;
             let holding = Holding { attempts, ..Holding::new(names, Want::Named, held) };
             self.lock().holdings.insert(id, holding);
@@ -365,14 +365,12 @@ impl Keeper {
                         next = next.min(until);
                         continue;
                     }
-                    Next::Try(ca, failures) => {
+                    Next::Try(ca, _) => {
                         if orders.len() >= of.settings.at_once.get() {
                             continue;
                         }
                         holding.is_busy = true;
-                        let work =
-                            self.clone().order(of.clone(), (account.clone(), name.clone()), ca, failures);
-                        orders.spawn(work);
+                        orders.spawn(self.clone().order(of.clone(), (account.clone(), name.clone()), ca));
                         continue;
                     }
                 }
@@ -412,9 +410,10 @@ impl Keeper {
     }
 
     /// One order, whatever comes of it: also a panic ends it.
-    async fn order(self: Arc<Self>, of: Arc<AccountDesk>, id: Id, ca: usize, failures: u32) {
+    async fn order(self: Arc<Self>, of: Arc<AccountDesk>, id: Id, ca: usize) {
         let storage = of.storage.as_ref();
-        let tried = self.try_order(&of, storage, &id, ca, failures);
+        let mut turn = Turn { ca, lock: None };
+        let tried = self.try_order(&of, storage, &id, &mut turn);
         let tried = AssertUnwindSafe(tried).catch_unwind().await;
         let outcome = tried.unwrap_or_else(|_| Err(Trouble::new(Reason::Internal, "the order has panicked")));
         let now = SystemTime::now();
@@ -449,8 +448,10 @@ impl Keeper {
                     had_failed.then(Attempts::default)
                 }
                 Err(trouble) => {
-                    self.tell_failure(&of, &id, ca, holding, trouble, now);
-                    Some(holding.attempts.clone())
+                    // A storage that fails one gateway says nothing of the CA to the others.
+                    let is_of_ca = trouble.reason != Reason::Storage;
+                    self.tell_failure(&of, &id, turn.ca, holding, trouble, now);
+                    is_of_ca.then(|| holding.attempts.clone())
                 }
             }
         };
@@ -460,6 +461,8 @@ impl Keeper {
                 event!(Warn, "failed orders cannot be written down", name = leading(&id), why = trouble);
             }
         }
+        // Not before: whoever has it next is to know what has failed.
+        drop(turn);
         self.count_states();
     }
 
@@ -497,13 +500,13 @@ impl Keeper {
         of: &AccountDesk,
         storage: &dyn Storage,
         id: &Id,
-        ca: usize,
-        failures: u32,
+        turn: &mut Turn,
     ) -> Result<Outcome, Trouble> {
         let key = place("certificates", id);
-        let Some(_lock) = storage.lock(&key).await? else {
+        turn.lock = storage.lock(&key).await?;
+        if turn.lock.is_none() {
             return Ok(Outcome::Elsewhere);
-        };
+        }
         let before = self.lock().holdings.get(id).and_then(|holding| {
             let held = holding.held.as_ref()?;
             Some((held.life, held.directory.clone(), held.id.clone()))
@@ -541,12 +544,19 @@ impl Keeper {
                 return Ok(Outcome::Held(Box::new(found)));
             }
         }
+        let failures = match self.next_ca(of, id, now).await {
+            Next::Try(ca, failures) => {
+                turn.ca = ca;
+                failures
+            }
+            Next::Wait(until) => return Ok(Outcome::NotYet(until.duration_since(now).unwrap_or_default())),
+        };
         let is_strangers = want == Want::OnDemand && before.is_none();
         if let Err(wait) = self.take_order(of, is_strangers) {
             self.acme().throttled(&id.0);
             return Ok(Outcome::NotYet(wait));
         }
-        let ca = &of.cas[ca];
+        let ca = &of.cas[turn.ca];
         let Obtained { certificate, .. } =
             self.obtain(of, (id, &names), ca, failures, before.as_ref()).await?;
         let ask_at = now + ari::AFTER_FAILURE;
@@ -563,6 +573,20 @@ impl Keeper {
             not_after = ends
         );
         Ok(Outcome::Held(Box::new(held)))
+    }
+
+    /// A CA counts the failures of all gateways, so they rest together; an operator's word counts once more than that.
+    async fn next_ca(&self, of: &AccountDesk, id: &Id, now: SystemTime) -> Next {
+        let stored = load_attempts(id, of.storage.as_ref()).await;
+        let mut inner = self.lock();
+        let Some(holding) = inner.holdings.get_mut(id) else { return Next::Wait(now) };
+        if let Some(stored) = stored {
+            holding.attempts = stored;
+        }
+        if std::mem::take(&mut holding.is_woken) {
+            holding.attempts.wake();
+        }
+        holding.attempts.next(of.cas.len(), now)
     }
 
     /// # Errors
@@ -640,6 +664,14 @@ impl Elsewhere for ProofsElsewhere {
     }
 }
 
+/// One order's.
+struct Turn {
+    /// Which is asked.
+    ca: usize,
+    /// Held until it is written down what has become of the order.
+    lock: Option<Lock>,
+}
+
 enum Outcome {
     Held(Box<Held>),
     /// Another gateway orders.
@@ -650,9 +682,10 @@ enum Outcome {
     NotAllowed,
 }
 
-async fn load_attempts(id: &Id, storage: &dyn Storage) -> Attempts {
-    let stored = storage.load(&place("attempts", id)).await.ok().flatten();
-    stored.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+/// `None` where nobody knows of any.
+async fn load_attempts(id: &Id, storage: &dyn Storage) -> Option<Attempts> {
+    let stored = storage.load(&place("attempts", id)).await.ok().flatten()?;
+    serde_json::from_slice(&stored).ok()
 }
 
 /// The name that it is told by.

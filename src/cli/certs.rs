@@ -87,9 +87,10 @@ fn describe(name: &Value) -> String {
     if let Some(failed) = name["failed"].as_object() {
         let word = |key: &str| failed.get(key).and_then(Value::as_str).unwrap_or_default();
         text += &format!("  {} at {}: {}: {}\n", word("at"), word("ca"), word("reason"), word("why"));
-        if let Some(again) = name["again_at"].as_str() {
-            text += &format!("  tried again at {again}\n");
-        }
+    }
+    // It may have failed at another gateway.
+    if let Some(again) = name["again_at"].as_str() {
+        text += &format!("  tried again at {again}\n");
     }
     text
 }

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use flate2::{Compress, Compression, write::ZlibEncoder};
-use http::{HeaderMap, Request, header};
+use http::{HeaderMap, Request, header, uri::Authority};
 
 use super::{
     Protocol, Settings,
@@ -142,15 +142,12 @@ impl Sender {
         }
     }
 
-    /// Without a query, which may hold secrets.
+    /// Without a user or a query, which may hold secrets.
     fn place(&self) -> String {
         let endpoint = &self.settings.endpoint;
-        format!(
-            "{}://{}{}",
-            endpoint.scheme_str().unwrap_or_default(),
-            endpoint.authority().map_or("", |authority| authority.host()),
-            endpoint.path()
-        )
+        let authority = endpoint.authority().map_or("", Authority::as_str);
+        let (_, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+        format!("{}://{place}{}", endpoint.scheme_str().unwrap_or_default(), endpoint.path())
     }
 
     fn request(&mut self, batch: &Batch) -> Request<Bytes> {

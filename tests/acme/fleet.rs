@@ -175,6 +175,36 @@ async fn a_storage_that_is_down_costs_nothing_that_is_there_and_no_key_stands_in
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_has_refused_one_gateway_is_left_alone_by_all() {
+    let (ca, redis) = (LyingCa::start(Lie::RateLimited(100_000)).await, Redis::start().await);
+    let tls = "- {name: tls, address: '127.0.0.1:0', tls: {acme: {names: [a.example.com]}}}\n";
+    let yaml = one(&ca.entry(), &redis, "", tls);
+    let gateways = futures::future::join_all((0..3).map(|_| Gateway::start(&yaml))).await;
+    let all_wait = async || {
+        for gateway in &gateways {
+            while !asked(gateway, &["certs", "list"]).await.1.contains("tried again at") {}
+        }
+    };
+    let all_wait = async || within_deadline("all of them wait", all_wait()).await;
+    all_wait().await;
+    assert_eq!(ca.refused(), 1);
+    // An operator's word counts, once.
+    assert_eq!(asked(&gateways[1], &["certs", "renew", "a.example.com"]).await.0, 0);
+    let refused = async {
+        while ca.refused() < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    within_deadline("it is asked again", refused).await;
+    all_wait().await;
+    assert_eq!(ca.refused(), 2);
+    ca.lie(Lie::None);
+    assert_eq!(asked(&gateways[2], &["certs", "renew", "a.example.com"]).await.0, 0);
+    served(gateways[2].address("tls"), "a.example.com").await;
+    assert_eq!(ca.ordered(), ["a.example.com"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_with_another_secret_neither_reads_nor_orders() {
     let (ca, redis) = (LyingCa::start(Lie::None).await, Redis::start().await);
     let tls = "- {name: tls, address: '127.0.0.1:0', tls: {acme: {names: [a.example.com]}}}\n";

@@ -142,6 +142,11 @@ impl LyingCa {
         self.state().orders.iter().map(|order| order.name.clone()).collect()
     }
 
+    /// How many orders it has not taken.
+    pub(crate) fn refused(&self) -> usize {
+        self.state().refused
+    }
+
     pub(crate) fn accounts(&self) -> usize {
         self.state().accounts
     }

@@ -102,6 +102,7 @@ async fn whatever_a_collector_answers_is_one_line_of_the_log_which_says_what_is_
             .await;
         let told = gateway.wait_for_message("spans could not be exported").await;
         assert!(told["why"].as_str().unwrap().contains(expected), "{told}");
+        assert_eq!(told["endpoint"], format!("{}/v1/traces", collector.url()));
         assert!(gateway.output().lines().all(is_tame), "{}", gateway.output());
         // Nobody was led elsewhere.
         assert!(collector.requests(1).await.iter().all(|(path, _)| path == "/v1/traces"));
