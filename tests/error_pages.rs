@@ -122,6 +122,12 @@ async fn an_upstreams_error_has_our_page_only_where_that_is_asked_for() {
         metric(&gateway, "tidegate_requests_total", &["route=\"/lengthy\"", "status=\"500\""]).await,
         2.0
     );
+    let replaced = "tidegate_error_pages_replaced_total";
+    for (route, count) in [("/failing", 4.0), ("/lengthy", 2.0), ("/missing", 0.0), ("/fine", 0.0)] {
+        let route = format!("route=\"{route}\"");
+        assert_eq!(metric(&gateway, replaced, &[&route, "class=\"5xx\""]).await, count, "{route}");
+    }
+    assert_eq!(metric(&gateway, replaced, &[]).await, 6.0, "and none of any other class");
 }
 
 #[tokio::test(flavor = "multi_thread")]

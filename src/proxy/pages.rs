@@ -43,7 +43,12 @@ pub(super) fn instead(
     }
     let Context { route, listener, snapshot, facts, .. } = ctx;
     let exchange = Exchange { request: session.request_mut(), response: None, facts };
-    error_pages::instead(levels(route.as_ref(), listener.as_ref(), snapshot), &exchange, response)
+    let page =
+        error_pages::instead(levels(route.as_ref(), listener.as_ref(), snapshot), &exchange, response)?;
+    if let (Some(_), Some(route)) = (&page, route) {
+        route.metrics.replaced(if response.status.is_server_error() { "5xx" } else { "4xx" });
+    }
+    Ok(page)
 }
 
 fn levels<'c>(

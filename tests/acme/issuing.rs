@@ -1,9 +1,32 @@
 //! Orders that succeed, against pebble: which refuses three nonces in ten.
 
-use openssl::pkey::Id;
+use std::sync::{Arc, Mutex};
+
+use http::Response;
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use openssl::{
+    nid::Nid,
+    pkey::{Id, PKey, Public},
+};
+use serde_json::{Value, json};
 
 use super::*;
-use crate::support::{get, metric, pebble::Settings, send, series, wait_for_metric};
+use crate::support::{
+    connect::{Pieces, agreed_group, asking_for, shake_scattered},
+    get, metric,
+    pebble::Settings,
+    send, series, wait_for_metric,
+};
+
+/// Of the certificate that is shown to who asks for `name`.
+async fn public_key(address: SocketAddr, name: &str) -> PKey<Public> {
+    let mut context = TlsClient::trusting_all().context();
+    context.set_verify(SslVerifyMode::NONE);
+    let stream = shake(context, address, name).await.unwrap();
+    stream.ssl().peer_certificate().unwrap().public_key().unwrap()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_an_empty_folder_to_https_for_each_host_of_the_routes() {
@@ -68,6 +91,13 @@ async fn tls_alpn_01_needs_no_plain_listener() {
     served(tls, "a.example.com").await;
     let answered = &["challenge=\"tls-alpn-01\"", "result=\"answered\""];
     assert!(metric(&gateway, "tidegate_acme_challenges_total", answered).await >= 1.0);
+    // What is looked at for that protocol may come in pieces, as it does with ML-KEM.
+    for pieces in [Pieces { record: None, segment: 1 }, Pieces { record: Some(9), segment: 700 }] {
+        let asking = asking_for(TlsClient::trusting_all().context(), "a.example.com");
+        let stream = shake_scattered(tls, asking, b"", pieces).unwrap();
+        assert_eq!(agreed_group(stream.ssl()), "X25519MLKEM768");
+        assert_eq!(crate::support::connect::shown(stream.ssl()), ["a.example.com"]);
+    }
     // With no order under way, whoever comes with that protocol is refused as anybody else.
     let mut context = TlsClient::trusting_all().speaking(b"\x0aacme-tls/1").context();
     context.set_verify(SslVerifyMode::NONE);
@@ -80,6 +110,9 @@ async fn a_certificate_is_renewed_before_it_ends_and_no_handshake_fails_meanwhil
     let gateway = Gateway::start(&configuration(&pebble, "", "names: [a.example.com]", "")).await;
     let tls = pebble.listener(8443);
     let first = served(tls, "a.example.com").await;
+    let first_key = public_key(tls, "a.example.com").await;
+    assert_eq!(first_key.id(), Id::EC, "where nothing is said");
+    assert_eq!(first_key.ec_key().unwrap().group().curve_name(), Some(Nid::X9_62_PRIME256V1));
     // Until it was there, nobody could be served.
     let failures = metric(&gateway, "tidegate_tls_handshake_failures_total", &[]).await;
     let mut last = first.clone();
@@ -91,7 +124,7 @@ async fn a_certificate_is_renewed_before_it_ends_and_no_handshake_fails_meanwhil
     };
     within_deadline("a renewed certificate", renewed).await;
     assert!(metric(&gateway, "tidegate_acme_orders_total", &["result=\"issued\""]).await >= 2.0);
-    // One key for each.
+    assert!(!public_key(tls, "a.example.com").await.public_eq(&first_key), "each has a key of its own");
     assert_eq!(metric(&gateway, "tidegate_tls_handshake_failures_total", &[]).await, failures);
 }
 
@@ -118,11 +151,14 @@ async fn an_account_may_have_to_be_bound_and_a_key_may_be_rsa() {
     let gateway = Gateway::start(&configuration(&pebble, account, "names: [a.example.com]", "")).await;
     let tls = pebble.listener(8443);
     served(tls, "a.example.com").await;
-    let mut context = TlsClient::trusting_all().context();
-    context.set_verify(SslVerifyMode::NONE);
-    let stream = shake(context, tls, "a.example.com").await.unwrap();
-    let key = stream.ssl().peer_certificate().unwrap().public_key().unwrap();
+    let key = public_key(tls, "a.example.com").await;
     assert_eq!((key.id(), key.bits()), (Id::RSA, 2048));
+    // Another one after a renewal, of the same kind.
+    let serial = shown(tls, "a.example.com").await.unwrap().1;
+    assert_eq!(asked(&gateway, &["certs", "renew", "a.example.com"]).await.0, 0);
+    served_other(tls, "a.example.com", &serial).await;
+    let next = public_key(tls, "a.example.com").await;
+    assert_eq!((next.id(), next.public_eq(&key)), (Id::RSA, false));
     let shown = get(gateway.admin(), "/config").await;
     assert!(!shown.text().contains("zWNDZM6e"), "the secret is shown");
 }
@@ -167,6 +203,111 @@ async fn dns_01_by_a_command_gets_a_wildcard() {
     within_deadline("a certificate for all names below one", serving).await;
     let cleaned = std::fs::read_to_string(gateway.directory().join("cleaned")).unwrap();
     assert_eq!(cleaned.trim(), "_acme-challenge.c.example.com");
+}
+
+/// A web service that writes records to pebble's DNS server, but refuses what it is asked first.
+struct Webhook {
+    address: SocketAddr,
+    /// Path, `Authorization`, `Content-Type` and body of each request.
+    asked: Arc<Mutex<Vec<[String; 4]>>>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Webhook {
+    async fn start(pebble: &Pebble) -> Webhook {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let (address, asked) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+        let (dns, seen) = (pebble.listener(8055), asked.clone());
+        let accepting = tokio::spawn(async move {
+            let mut serving = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let seen = seen.clone();
+                let service = service_fn(move |request: http::Request<Incoming>| {
+                    let seen = seen.clone();
+                    async move {
+                        let (head, body) = request.into_parts();
+                        let body = body.collect().await?.to_bytes();
+                        let field = |name: &str| {
+                            head.headers.get(name).map_or("", |value| value.to_str().unwrap()).to_owned()
+                        };
+                        let first = head.method.to_string() + " " + head.uri.path();
+                        let told = String::from_utf8(body.to_vec()).unwrap();
+                        let number = {
+                            let mut seen = seen.lock().unwrap();
+                            seen.push([first, field("authorization"), field("content-type"), told.clone()]);
+                            seen.len()
+                        };
+                        let status = match number {
+                            1 => 500,
+                            _ => write_record(dns, &serde_json::from_str(&told).unwrap()).await,
+                        };
+                        let answer = Response::builder().status(status).body(Full::<bytes::Bytes>::default());
+                        Ok::<_, hyper::Error>(answer.unwrap())
+                    }
+                });
+                serving.spawn(async move {
+                    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Webhook { address, asked, accepting }
+    }
+}
+
+impl Drop for Webhook {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn write_record(dns: SocketAddr, told: &Value) -> u16 {
+    let host = format!("{}.", told["name"].as_str().unwrap());
+    let (path, what) = match told["action"].as_str() {
+        Some("present") => ("/set-txt", json!({"host": host, "value": told["value"]})),
+        _ => ("/clear-txt", json!({"host": host})),
+    };
+    send(dns, "POST", path, &[], what.to_string()).await.status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dns_01_by_a_webhook_says_which_record_and_is_asked_again_where_it_failed() {
+    let pebble = Pebble::start().await;
+    let webhook = Webhook::start(&pebble).await;
+    let account = format!(
+        "dns: {{webhook: 'http://{}/records', authorization: Bearer of-the-zone, wait: 0s}}",
+        webhook.address
+    );
+    let yaml = configuration(&pebble, &account, "names: ['*.c.example.com']", "");
+    let gateway = Gateway::start(&yaml).await;
+    let failed = gateway.wait_for_message("no certificate").await;
+    assert_eq!(failed["reason"], "hook_failed");
+    assert!(failed["why"].as_str().unwrap().contains("the webhook of dns-01 answers 500"), "{failed}");
+    let tls = pebble.listener(8443);
+    let serving = async {
+        while shown(tls, "x.c.example.com").await.is_none_or(|(names, _)| names != ["*.c.example.com"]) {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    within_deadline("a certificate for all names below one", serving).await;
+    assert_eq!(metric(&gateway, "tidegate_acme_orders_total", &["result=\"hook_failed\""]).await, 1.0);
+    let asked = webhook.asked.lock().unwrap().clone();
+    let told: Vec<Value> = asked.iter().map(|request| serde_json::from_str(&request[3]).unwrap()).collect();
+    let actions: Vec<&str> = told.iter().map(|told| told["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["present", "present", "cleanup"]);
+    for [path, authorization, kind, body] in &asked {
+        assert_eq!([path, authorization, kind], ["POST /records", "Bearer of-the-zone", "application/json"]);
+        let told: Value = serde_json::from_str(body).unwrap();
+        // A digest in base64url, which pebble has compared with its own.
+        let value = told["value"].as_str().unwrap();
+        assert_eq!(value.len(), 43, "{value}");
+        let record = json!({"action": told["action"], "name": "_acme-challenge.c.example.com", "type": "TXT", "value": value});
+        assert_eq!(told, record);
+    }
+    assert_eq!(told[1]["value"], told[2]["value"], "what was written goes");
+    assert_ne!(told[0]["value"], told[1]["value"], "each order has a proof of its own");
+    let config = get(gateway.admin(), "/config").await;
+    assert!(!config.text().contains("of-the-zone"), "the secret is shown");
 }
 
 #[tokio::test(flavor = "multi_thread")]

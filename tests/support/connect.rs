@@ -1,6 +1,7 @@
 //! Connections as clients make them, over TCP and over TLS.
 
-use std::io;
+use std::ffi::{CStr, c_char, c_void};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
 
@@ -12,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::certificates::Issued;
-use super::within_deadline;
+use super::{DEADLINE, within_deadline};
 
 pub(crate) type Tls = SslStream<TcpStream>;
 
@@ -129,4 +130,70 @@ pub(crate) fn asking_for(context: SslContextBuilder, name: &str) -> Ssl {
 pub(crate) fn shown(ssl: &SslRef) -> Vec<String> {
     let names = ssl.peer_certificate().unwrap().subject_alt_names();
     names.iter().flatten().filter_map(|name| name.dnsname().map(str::to_owned)).collect()
+}
+
+/// The group by which keys were exchanged, in OpenSSL's spelling.
+pub(crate) fn agreed_group(ssl: &SslRef) -> String {
+    unsafe extern "C" {
+        fn SSL_get0_group_name(ssl: *const c_void) -> *const c_char;
+    }
+    // SAFETY: an `SslRef` is what an `SSL` points to, and the name lives as long as its session.
+    let name = unsafe { CStr::from_ptr(SSL_get0_group_name(std::ptr::from_ref(ssl).cast())) };
+    name.to_str().unwrap().to_owned()
+}
+
+/// The same message in records of `size` bytes.
+pub(crate) fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
+    let message = &hello[5..];
+    let record = |part: &[u8]| [&[22, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
+    message.chunks(size).flat_map(record).collect()
+}
+
+/// How a ClientHello is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pieces {
+    /// Bytes in each record; `None` leaves them as they are.
+    pub record: Option<usize>,
+    /// Bytes in each segment.
+    pub segment: usize,
+}
+
+/// A socket that sends what is written first in pieces, and all else as it comes.
+#[derive(Debug)]
+pub(crate) struct Scattered {
+    socket: std::net::TcpStream,
+    first: Option<Pieces>,
+}
+
+impl Read for Scattered {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(bytes)
+    }
+}
+
+impl Write for Scattered {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(Pieces { record, segment }) = self.first.take() else { return self.socket.write(bytes) };
+        let said = record.map_or_else(|| bytes.to_vec(), |size| in_records(bytes, size));
+        said.chunks(segment).try_for_each(|part| self.socket.write_all(part))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
+/// A handshake whose ClientHello comes in pieces, after `before`.
+pub(crate) fn shake_scattered(
+    address: SocketAddr,
+    ssl: Ssl,
+    before: &[u8],
+    pieces: Pieces,
+) -> Result<openssl::ssl::SslStream<Scattered>, String> {
+    let mut socket = std::net::TcpStream::connect(address).unwrap();
+    socket.set_nodelay(true).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    socket.write_all(before).unwrap();
+    ssl.connect(Scattered { socket, first: Some(pieces) }).map_err(|error| error.to_string())
 }

@@ -1,5 +1,6 @@
 //! What client and server agree on: versions, groups, ciphers; and sessions that go on, at another gateway too.
 
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 
@@ -7,17 +8,28 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use openssl::ssl::{SslSession, SslSessionCacheMode, SslSessionRef, SslVersion};
 
 use super::*;
-use crate::support::connect::{asking_for, connect, shake_over};
+use crate::support::connect::{Pieces, agreed_group, asking_for, connect, shake_over, shake_scattered};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_exchanged_by_a_group_that_quantum_computers_do_not_break_with_clients_that_have_it() {
     let (gateway, root) = edge(EDGE, "").await;
     let client = TlsClient::of(&root);
-    for groups in ["X25519MLKEM768", "X25519MLKEM768:X25519", "X25519", "P-256", "P-384"] {
+    // A star has the client send its key at once. Without one that is the first's alone, and the gateway asks for another.
+    for (offered, agreed) in [
+        ("X25519MLKEM768", "X25519MLKEM768"),
+        ("X25519MLKEM768:X25519", "X25519MLKEM768"),
+        ("X25519:X25519MLKEM768", "X25519MLKEM768"),
+        ("*X25519:*X25519MLKEM768", "X25519MLKEM768"),
+        ("P-384:P-256:X25519MLKEM768", "X25519MLKEM768"),
+        ("X25519", "x25519"),
+        ("P-256:X25519", "secp256r1"),
+        ("P-384", "secp384r1"),
+    ] {
         let mut context = client.context();
-        context.set_groups_list(groups).unwrap();
+        context.set_groups_list(offered).unwrap();
         let stream = shake(context, gateway.address("main"), "a.example").await;
-        assert!(stream.is_ok(), "{groups}: {:?}", stream.err());
+        let stream = stream.unwrap_or_else(|error| panic!("{offered}: {error}"));
+        assert_eq!(agreed_group(stream.ssl()), agreed, "{offered}");
     }
     let mut context = client.context();
     context.set_groups_list("P-521").unwrap();
@@ -50,6 +62,21 @@ async fn groups_ciphers_and_versions_are_those_that_are_named() {
     let mut context = client.context();
     context.set_min_proto_version(Some(SslVersion::TLS1_3)).unwrap();
     assert!(shake(context, gateway.address("main"), "a.example").await.is_err(), "1.2 is the newest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_names_a_classical_group_before_the_others_has_it_first() {
+    for (named, agreed) in
+        [("X25519, X25519MLKEM768", "x25519"), ("X25519MLKEM768, X25519", "X25519MLKEM768")]
+    {
+        let (gateway, root) = edge(&format!("{EDGE}, groups: [{named}]"), "").await;
+        for offered in ["X25519:X25519MLKEM768", "X25519MLKEM768:X25519"] {
+            let mut context = TlsClient::of(&root).context();
+            context.set_groups_list(offered).unwrap();
+            let stream = shake(context, gateway.address("main"), "a.example").await.unwrap();
+            assert_eq!(agreed_group(stream.ssl()), agreed, "{named}, and {offered} are offered");
+        }
+    }
 }
 
 fn key(byte: u8) -> String {
@@ -366,4 +393,48 @@ async fn how_a_client_begins_is_known_where_a_template_asks_for_it() {
     assert!(found.starts_with("t12d01") && found.contains("00_648b5c445417_"), "{found}");
     assert_eq!(seen("ECDHE-ECDSA-AES128-GCM-SHA256").await, found);
     assert_ne!(seen("ECDHE-ECDSA-AES256-GCM-SHA384").await, found);
+}
+
+/// With ML-KEM it is larger than a packet, so it comes in two at least.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hello_in_many_pieces_ends_in_a_handshake_and_looks_as_it_does_in_one() {
+    let fingerprint = "filters: [{headers: {response: {set: {x-ja4: '{tls.ja4}'}}}}], respond: {body: hello}";
+    let proxied = (", proxy_protocol: accept", &b"PROXY TCP4 192.0.2.7 198.51.100.1 12345 443\r\n"[..]);
+    for ((more, before), respond) in [
+        (("", &b""[..]), "respond: {body: hello}"),
+        (("", b""), fingerprint),
+        (proxied, "respond: {body: hello}"),
+        (proxied, fingerprint),
+    ] {
+        let (root, directory) = (authority("test"), TempDir::new().unwrap());
+        keep(directory.path(), "edge", &root.issue(&server(&["a.example"])));
+        let trusted = if before.is_empty() { "" } else { "trusted_proxies: [127.0.0.1/32]\n" };
+        let yaml = configuration(EDGE, more).replace("respond: {body: hello}", respond) + trusted;
+        let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+        let client = TlsClient::of(&root);
+        let mut looks = Vec::new();
+        for (record, segment) in [
+            (None, 16_384),
+            (None, 1),
+            (None, 3),
+            (None, 100),
+            (None, 700),
+            (Some(9), 11),
+            (Some(500), 16_384),
+        ] {
+            let pieces = Pieces { record, segment };
+            let asking = asking_for(client.context(), "a.example");
+            let mut stream = shake_scattered(gateway.address("main"), asking, before, pieces)
+                .unwrap_or_else(|error| panic!("{pieces:?}, {more}, {respond}: {error}"));
+            assert_eq!(agreed_group(stream.ssl()), "X25519MLKEM768");
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\nconnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.ends_with("\r\n\r\nhello"), "{pieces:?}: {answer}");
+            let answer = answer.to_ascii_lowercase();
+            looks.push(answer.lines().find_map(|line| line.strip_prefix("x-ja4: ")).map(str::to_owned));
+        }
+        assert_eq!(looks[0].is_some(), respond == fingerprint);
+        assert!(looks.iter().all(|look| *look == looks[0]), "{looks:?}");
+    }
 }

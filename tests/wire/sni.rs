@@ -18,7 +18,7 @@ use super::*;
 use crate::support::{
     RawConnection, ScriptedUpstream, Step, TlsClient,
     certificates::{Issued, authority, write},
-    connect::{Tls, asking_for, connect, shake_over, shown},
+    connect::{Pieces, Tls, asking_for, connect, in_records, shake_over, shake_scattered, shown},
     raw,
     tls::{TlsServer, acceptor},
 };
@@ -108,13 +108,6 @@ fn client_hello(name: &str, alpn: &'static [u8]) -> Vec<u8> {
         Err(openssl::ssl::HandshakeError::WouldBlock(unfinished)) => unfinished.get_ref().0.clone(),
         other => panic!("{other:?}"),
     }
-}
-
-/// The same message in records of `size` bytes.
-fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
-    let message = &hello[5..];
-    let record = |part: &[u8]| [&[22, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
-    message.chunks(size).flat_map(record).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -231,34 +224,11 @@ async fn a_hello_in_many_pieces_is_understood_and_arrives_as_it_came() {
 /// A real handshake whose ClientHello is spread over records and segments as no client does who is not after something.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scattered_handshake_comes_to_its_end() {
-    #[derive(Debug)]
-    struct Scattered(std::net::TcpStream, bool);
-    impl Read for Scattered {
-        fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-            self.0.read(bytes)
-        }
-    }
-    impl Write for Scattered {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            match std::mem::replace(&mut self.1, true) {
-                true => self.0.write(bytes),
-                false => {
-                    let parts = in_records(bytes, 9);
-                    parts.chunks(11).try_for_each(|part| self.0.write_all(part))?;
-                    Ok(bytes.len())
-                }
-            }
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            self.0.flush()
-        }
-    }
     let servers = Servers::start(&["db.example"]).await;
     let gateway = Gateway::start(&yaml("db.example: db", "", &servers.upstreams())).await;
-    let socket = std::net::TcpStream::connect(gateway.address("main")).unwrap();
-    socket.set_nodelay(true).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
-    let shaken = servers.asking("db.example", b"").connect(Scattered(socket, false)).unwrap();
+    let pieces = Pieces { record: Some(9), segment: 11 };
+    let asking = servers.asking("db.example", b"");
+    let shaken = shake_scattered(gateway.address("main"), asking, b"", pieces).unwrap();
     assert_eq!(shaken.ssl().verify_result(), openssl::x509::X509VerifyResult::OK);
 }
 

@@ -50,13 +50,14 @@ impl Totals {
     }
 }
 
-/// Of routes that hedge, mirror, retry beyond their budget or carry gRPC.
+/// Of routes that hedge, mirror, retry beyond their budget, carry gRPC or have pages in the place of an upstream's errors.
 #[derive(Default)]
 struct Extras {
     budget_exhausted: AtomicU64,
     hedges: Counts<&'static str>,
     mirrored: Counts<&'static str>,
     grpc: Counts<&'static str>,
+    replaced: Counts<&'static str>,
 }
 
 struct Requests {
@@ -162,6 +163,11 @@ impl RouteMetrics {
     /// A call of gRPC ended with the status of this name.
     pub fn grpc(&self, status: &'static str) {
         self.extras.get_or_init(Box::default).grpc.add_one(status);
+    }
+
+    /// A page of ours was sent in the place of an upstream's answer of this class.
+    pub fn replaced(&self, class: &'static str) {
+        self.extras.get_or_init(Box::default).replaced.add_one(class);
     }
 
     fn upstream(&self) -> &str {
@@ -294,6 +300,11 @@ pub(super) fn write(out: &mut Exposition, routes: &[Arc<RouteMetrics>], listener
     write_by_route(out, routes, "outcome", |route| Some(&route.extras.get()?.mirrored));
     out.counter("tidegate_grpc_calls_total", "Calls of gRPC, by the status that ended them.");
     write_by_route(out, routes, "grpc_status", |route| Some(&route.extras.get()?.grpc));
+    out.counter(
+        "tidegate_error_pages_replaced_total",
+        "Answers of upstreams in whose place an error page was sent.",
+    );
+    write_by_route(out, routes, "class", |route| Some(&route.extras.get()?.replaced));
 }
 
 /// Name, help, and where a route has it.

@@ -370,3 +370,25 @@ fn filters_on_a_route_are_led_to_its_chain() {
         assert!(told.contains(&format!("is a filter: `filters: [{{{name}: {{}}}}]`")), "{told}");
     }
 }
+
+#[test]
+fn one_key_leads_orders_to_staging() {
+    let directories = |account: &str| -> Vec<String> {
+        let text = format!(
+            "state_dir: state\nacme: {{default: {{{account}}}}}\nlisteners: [{{address: '127.0.0.1:1', tls: {{acme: {{names: [a.example.com]}}}}}}]\n\
+             routes: [{{respond: {{}}}}]\n"
+        );
+        let loaded = parse(&text, "g.yaml").unwrap_or_else(|problems| panic!("{problems}"));
+        let plan =
+            compile(loaded, &crate::filter::Live::offline()).unwrap_or_else(|problems| panic!("{problems}"));
+        plan.acme.accounts["default"].cas.iter().map(|ca| ca.directory.clone()).collect()
+    };
+    let letsencrypt = "https://acme-v02.api.letsencrypt.org/directory";
+    let staging = "https://acme-staging-v02.api.letsencrypt.org/directory";
+    assert_eq!(directories(""), [letsencrypt]);
+    assert_eq!(directories("staging: false"), [letsencrypt]);
+    assert_eq!(directories("staging: true"), [staging]);
+    let google = "{directory: google, eab: {key_id: a, hmac_key: AAAAAAAAAAAAAAAAAAAAAA}}";
+    let both = format!("staging: true, cas: [letsencrypt, {google}]");
+    assert_eq!(directories(&both), [staging, "https://dv.acme-v02.test-api.pki.goog/directory"]);
+}

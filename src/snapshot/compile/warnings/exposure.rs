@@ -1,7 +1,7 @@
 //! Who may come, and what they are shown.
 
-use super::{View, Warning, listener_at, route_at, traffic::is_local, warning};
-use crate::config::{Limits, Listener, Path, unix_path};
+use super::{View, Warning, guards::GUARDS, listener_at, route_at, traffic::is_local, warning};
+use crate::config::{ClientAuthMode, Limits, Listener, Path, Protocol, unix_path};
 
 pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
     let mut found = Vec::new();
@@ -21,7 +21,42 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
         found.extend(without_limits(view, index, listener));
     }
     found.extend(without_certificate(view));
+    let open = view.config.listeners.iter().enumerate().filter(|(_, listener)| is_open(view, listener));
+    found.extend(open.filter_map(|(index, listener)| past_client_auth(view, index, listener)));
     found
+}
+
+/// It serves all routes, to whoever comes.
+fn is_open(view: &View<'_>, listener: &Listener) -> bool {
+    let asks = listener.tls.as_ref().is_some_and(|tls| tls.client_auth.mode != ClientAuthMode::None);
+    let keeps_out = |name: &str| GUARDS.contains(&name) || name == "https_redirect";
+    listener.protocol == Protocol::Http
+        && listener.routes.is_none()
+        && !asks
+        && !is_local(&listener.address)
+        && !view.steps(&listener.filters, &Path::root()).iter().any(|step| keeps_out(&step.name))
+}
+
+/// Told only of routes that are named where certificates are required: who names them there has meant them for there.
+fn past_client_auth(view: &View<'_>, index: usize, open: &Listener) -> Option<Warning> {
+    let requires = |listener: &Listener| {
+        listener.routes.is_some()
+            && listener.tls.as_ref().is_some_and(|tls| tls.client_auth.mode == ClientAuthMode::Require)
+    };
+    let called = |listener: &Listener| listener.name.clone().unwrap_or_else(|| listener.address.clone());
+    let (route, by) = view.each_route().find_map(|(id, route, at)| {
+        let (_, guarded) = view.serving(id).find(|(_, listener)| requires(listener))?;
+        let mut steps =
+            view.chains(route, &at).into_iter().flat_map(|(uses, filters_at)| view.steps(uses, &filters_at));
+        let is_guarded = steps.any(|step| GUARDS.contains(&step.name.as_str()));
+        (!is_guarded).then(|| (&view.routes[id].name, called(guarded)))
+    })?;
+    let message = format!(
+        "`{}` serves all routes without client certificates, also `{route}`, for which `{by}` requires one",
+        called(open)
+    );
+    let hint = format!("name the `routes` that `{}` serves", called(open));
+    Some(warning("past_client_auth", listener_at(index), message, hint))
 }
 
 fn without_limits(view: &View<'_>, index: usize, listener: &Listener) -> Option<Warning> {

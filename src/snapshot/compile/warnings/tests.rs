@@ -116,6 +116,12 @@ fn what_was_hardly_meant_is_told_where_it_stands() {
             "open_without_limits listeners[0].address",
         ),
         (
+            "identity: {trust_domain: a.example, workload_api: 'unix:///run/agent.sock'}\nstate_dir: state\n\
+             listeners: [{address: '192.0.2.1:443', routes: [r], tls: {client_auth: {mode: require, trust: spiffe}}}, {address: '192.0.2.1:80'}]\n\
+             routes: [{name: r, upstream: u, timeout: 5s}]\n",
+            "past_client_auth listeners[1]",
+        ),
+        (
             "listeners: [{address: '127.0.0.1:1', limits: {body_size: 10m}}]\n",
             "decimal_size listeners[0].limits.body_size",
         ),
@@ -161,6 +167,34 @@ fn what_is_meant_is_not_told() {
         "listeners: [{address: ':8000', limits: {connections_per_ip: 9, body_size: 10MB}}]\nroutes: [{upstream: u, timeout: 5s}]\n",
     ] {
         assert_eq!(warned(text), [""; 0], "{text}");
+    }
+}
+
+#[test]
+fn what_is_served_without_client_certificates_as_well_may_be_meant() {
+    let identity =
+        "identity: {trust_domain: a.example, workload_api: 'unix:///run/agent.sock'}\nstate_dir: state\n";
+    let guarded = |mode: &str, more: &str| {
+        format!("{{address: '192.0.2.1:443'{more}, tls: {{client_auth: {{mode: {mode}, trust: spiffe}}}}}}")
+    };
+    let (named, plain) = (guarded("require", ", routes: [r]"), "{address: '192.0.2.1:80'}");
+    let route = "name: r, upstream: u, timeout: 5s";
+    for (listeners, routes) in [
+        // Neither says for whom the route is.
+        ([&*guarded("require", ""), plain], route.to_owned()),
+        // Clients without a certificate are served there too.
+        ([&*guarded("request", ", routes: [r]"), plain], route.to_owned()),
+        ([&*named, "{address: '192.0.2.1:80', routes: [r]}"], route.to_owned()),
+        ([&*named, "{address: '127.0.0.1:80'}"], route.to_owned()),
+        ([&*named, "{address: '192.0.2.1:80', filters: [{https_redirect: {}}]}"], route.to_owned()),
+        (
+            [&*named, "{address: '192.0.2.1:80', filters: [{ip_rules: {allow: ['10.0.0.0/8']}}]}"],
+            route.to_owned(),
+        ),
+        ([&*named, plain], format!("{route}, filters: [{{ip_rules: {{allow: ['10.0.0.0/8']}}}}]")),
+    ] {
+        let text = format!("{identity}listeners: [{}]\nroutes: [{{{routes}}}]\n", listeners.join(", "));
+        assert_eq!(warned(&text), [""; 0], "{text}");
     }
 }
 
