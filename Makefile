@@ -134,8 +134,8 @@ servers:
 deploy-check:
 	deploy/check
 
-deploy-tools: TOOLS += python3 npm unzip
-deploy-tools: PACKAGES += python3-venv npm unzip
+deploy-tools: TOOLS += python3 npm unzip openssl
+deploy-tools: PACKAGES += python3-venv npm unzip openssl
 deploy-tools: tools
 	@wanted="$(DEPLOY_PYTHON) $(DEPLOY_HELM) $(DEPLOY_NPM)"; \
 	[ "$$(cat $(DEPLOY)/made 2>/dev/null)" = "$$wanted" ] && exit 0; \
