@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 
 import kubernetes_validate
 import yaml
@@ -183,6 +184,38 @@ def accepted():
         rendered(CHART, *args)
 
 
+def packaged():
+    """What the Debian package holds, as far as it is not built: each file is there, and nothing that a user looks for is missing."""
+    deb = tomllib.loads((ROOT.parent / "Cargo.toml").read_text())["package"]["metadata"]["deb"]
+    held = {}
+    for source, place, mode in deb["assets"]:
+        files = [source] if source.startswith("target/") else sorted(str(file.relative_to(ROOT.parent)) for file in ROOT.parent.glob(source))
+        assert files, f"Cargo.toml, metadata.deb: nothing is {source}"
+        for file in files:
+            held[place + os.path.basename(file) if place.endswith("/") else place] = mode
+    wanted = {
+        "usr/bin/tidegate": "755",
+        "etc/tidegate/gateway.yaml": "644",
+        "lib/systemd/system/tidegate.service": "644",
+        "lib/systemd/system/tidegate.socket": "644",
+        "usr/lib/sysusers.d/tidegate.conf": "644",
+        "usr/share/man/man1/*.1.gz": "644",
+        "usr/share/bash-completion/completions/tidegate": "644",
+        "usr/share/zsh/vendor-completions/_tidegate": "644",
+        "usr/share/fish/vendor_completions.d/tidegate.fish": "644",
+        "usr/share/doc/tidegate/THIRD-PARTY.txt": "644",
+        "usr/share/doc/tidegate/changelog.gz": "644",
+        "usr/share/doc/tidegate/examples/gateway.yaml": "644",
+        "usr/share/doc/tidegate/examples/schema.json": "644",
+    }
+    missing = {place: mode for place, mode in wanted.items() if held.get(place) != mode}
+    assert not missing, f"Cargo.toml, metadata.deb has not {missing}"
+    assert deb["conf-files"] == ["/etc/tidegate/gateway.yaml"], deb["conf-files"]
+    scripts = ROOT.parent / deb["maintainer-scripts"]
+    for script in ["postinst", "prerm", "postrm"]:
+        run(["sh", "-n", str(scripts / script)], script)
+
+
 def documented():
     """The values in the documentation, as a user copies them."""
     page = (ROOT.parent / "docs/how-to/kubernetes.md").read_text()
@@ -209,6 +242,7 @@ def main():
     accepted()
     expectations()
     documented()
+    packaged()
     notes()
     sets = sorted((CHART / "ci").glob("*-values.yaml"))
     for values in sets:
