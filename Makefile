@@ -3,6 +3,7 @@
 # make bench compare with other proxies (see bench/README.md)
 # make plugins  build the example plugins (see plugins/README.md)
 # make deploy-check  have the chart, the rules, the image and compose.yaml judged (see deploy/check)
+# make try   as root: the package, the image, an installation and the site, made and used
 # make deb   the Debian package, make dist  tarballs of static binaries, both in target/dist
 # make install PREFIX=/usr/local
 # make docs  the documentation as a site, in target/book
@@ -14,9 +15,10 @@ CARGO ?= cargo
 TOOLS := cc c++ make perl cmake pkg-config protoc
 PACKAGES := build-essential perl cmake pkg-config protobuf-compiler
 # What the tests talk to, the browser that looks at the console and logs in, what applications in network namespaces need, what makes
-# the Python environment in which a real gRPC client and server run, and what installs and runs a provider of OpenID Connect.
-TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3 chromium node npm
-TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv chromium npm
+# the Python environment in which a real gRPC client and server run, what installs and runs a provider of OpenID Connect, and the shells
+# that read completions.
+TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3 chromium node npm zsh fish
+TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv chromium npm zsh fish
 # Another apt may be running, as it does on a fresh machine: it is waited for.
 APT := apt-get -o DPkg::Lock::Timeout=300
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq
@@ -44,7 +46,7 @@ MDBOOK_VERSION := 0.5.4
 DENY := target/tools/deny
 DENY_VERSION := 0.20.2
 
-.PHONY: run test bench docs deny tools build plugins python node servers deploy-tools deploy-check package install deb dist
+.PHONY: run test bench docs deny tools build plugins python node servers deploy-tools deploy-check package install deb dist try
 
 # Ctrl-C reaches all that runs here, and a second signal would end the gateway at once.
 run: build
@@ -145,8 +147,8 @@ servers:
 deploy-check:
 	deploy/check
 
-deploy-tools: TOOLS += python3 npm unzip
-deploy-tools: PACKAGES += python3-venv npm unzip
+deploy-tools: TOOLS += python3 npm unzip openssl
+deploy-tools: PACKAGES += python3-venv npm unzip openssl
 deploy-tools: tools
 	@wanted="$(DEPLOY_PYTHON) $(DEPLOY_HELM) $(DEPLOY_NPM)"; \
 	[ "$$(cat $(DEPLOY)/made 2>/dev/null)" = "$$wanted" ] && exit 0; \
@@ -192,6 +194,19 @@ deb: package
 	@[ -x $(CARGO_DEB)/bin/cargo-deb ] || $(CARGO) install -q --locked --debug --root $(CARGO_DEB) cargo-deb@$(CARGO_DEB_VERSION)
 	mkdir -p $(DIST)
 	$(CARGO_DEB)/bin/cargo-deb --no-build --strip --compress-system --locked --profile $(PROFILE) --output $(DIST)/
+
+# As root, on Debian: what is made to be installed is made, judged and used. Half an hour on two cores, most of it compiling.
+# What needs no compiling is in deploy-check.
+try: TOOLS += lintian systemd-nspawn mmdebstrap wrk buildah podman runc
+try: PACKAGES += lintian systemd-container mmdebstrap wrk buildah podman runc
+try: deb docs
+	lintian --fail-on error,warning $$(ls -t $(DIST)/*.deb | head -1)
+	rm -rf target/try && $(MAKE) --no-print-directory install DESTDIR=target/try PREFIX=/usr
+	target/try/usr/bin/tidegate check -c target/try/usr/share/doc/tidegate/examples/gateway.yaml
+	cd target/try/usr && ls -d bin/tidegate share/man/man1/tidegate.1.gz lib/systemd/system/tidegate.service lib/systemd/system/tidegate.socket \
+	  share/bash-completion/completions/tidegate share/zsh/site-functions/_tidegate share/fish/vendor_completions.d/tidegate.fish
+	deploy/try-systemd $$(ls -t $(DIST)/*.deb | head -1)
+	deploy/try-image $(BUILT)
 
 # Static, for x86_64 and aarch64. zig is the C compiler for both.
 dist: tools

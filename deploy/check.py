@@ -3,9 +3,11 @@ keys that the operator of Prometheus knows, and by `tidegate check`. Values that
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 
 import kubernetes_validate
 import yaml
@@ -67,6 +69,11 @@ def check_config(name, file, text):
         text = text.replace("/var/lib/tidegate", f"{home}/state")
         if "/ca" in text and not os.path.exists(f"{home}/ca"):
             run([TIDEGATE, "ca", "init", "--trust-domain", "mesh.local", "--out", f"{home}/ca"], name)
+        if "/etc/tidegate-tls" in text:
+            text = text.replace("/etc/tidegate-tls", f"{home}/tls")
+            os.mkdir(f"{home}/tls")
+            run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=shop.example.com", "-addext",
+                 "subjectAltName=DNS:shop.example.com", "-keyout", f"{home}/tls/tls.key", "-out", f"{home}/tls/tls.crt"], name)
         path.write_text(text)
         run([TIDEGATE, "check", "-c", str(path)], f"{name}: {file}", ENVIRONMENT)
 
@@ -106,14 +113,53 @@ def expectations():
     assert long["terminationGracePeriodSeconds"] == 90 + 120 + 15
     console = lambda *args: yaml.safe_load(one(rendered(CHART, *args), "ConfigMap", "config")["data"]["gateway.yaml"])["admin"].get("console", True)
     assert console() and not console("-f", values("internal"))
-    assert kinds(rendered(CHART, "-f", values("sidecar"))) == {"Secret", "ConfigMap"}
+    # Beside a gateway with the same chart, neither alerts nor the dashboard are there twice.
+    assert kinds(rendered(CHART, "-f", values("sidecar"), "--set", "monitoring.force=true")) == {"Secret"}
+    control()
     # A new configuration makes new pods where that is asked for.
     annotation = lambda *args: one(rendered(CHART, "--set", "reload=rollout", *args), "Deployment")["spec"]["template"]["metadata"]["annotations"]
     assert annotation() != annotation("--set", "config.watch=true")
 
 
+def control():
+    docs = rendered(CHART, "-f", CHART / "ci/control-plane-values.yaml", "--set", "monitoring.force=true,monitoring.serviceMonitor=true")
+    pods = one(docs, "StatefulSet", "control")["spec"]["template"]
+    check, serving = pods["spec"]["initContainers"][0], pods["spec"]["containers"][0]
+    assert (check["args"][0], serving["args"][0]) == ("check", "control")
+    assert (check["env"], check["volumeMounts"]) == (serving["env"], serving["volumeMounts"])
+    labels = pods["metadata"]["labels"]
+    assert selects(one(docs, "PodDisruptionBudget", "control")["spec"]["selector"], labels)
+    # Both monitors find it: one by its pods, the other by a Service of its own.
+    assert selects(one(docs, "PodMonitor")["spec"]["selector"], labels)
+    admin = one(docs, "Service", "control-admin")
+    assert selects({"matchLabels": admin["spec"]["selector"]}, labels)
+    assert selects(one(docs, "ServiceMonitor")["spec"]["selector"], admin["metadata"]["labels"])
+    alone = rendered(CHART, "-f", CHART / "ci/control-plane-values.yaml", "--set", "kind=Sidecar,monitoring.force=true")
+    assert {"PodMonitor", "StatefulSet"} <= {doc["kind"] for doc in alone}
+    single = rendered(CHART, "-f", CHART / "ci/control-plane-values.yaml", "--set", "controlPlane.replicas=1")
+    assert not [doc for doc in single if doc["kind"] == "PodDisruptionBudget" and "control" in doc["metadata"]["name"]]
+
+
+def selects(selector, labels):
+    one_of = lambda rule: rule["operator"] == "In" and labels.get(rule["key"]) in rule["values"]
+    return all(labels.get(key) == value for key, value in selector["matchLabels"].items()) and all(
+        one_of(rule) for rule in selector.get("matchExpressions", []))
+
+
 def refusals():
+    serve = "controlPlane.enabled=true,controlPlane.config.control.serve.address=:9902"
     for args, why in [
+        (["--set", "config.admin=false"], "config.admin is false"),
+        (["--set", "config.admin.address=127.0.0.1:9901"], "config.admin.address"),
+        (["--set", "config.admin.address=:9000"], "config.admin.address"),
+        (["--set", "service.ports.https=443,service.targetPorts.https=8443"], "targetPorts.https is 8443"),
+        (["--set", "config.listeners[0].address=127.0.0.1:8080"], "targetPorts.http is 8080"),
+        (["--set", "service.targetPorts.admin=9901"], "targetPorts.admin"),
+        (["--set", "kind=DaemonSet,autoscaling.enabled=true"], "a pod on each node"),
+        (["--set", "autoscaling.enabled=true,autoscaling.min=9,autoscaling.max=3"], "more than autoscaling.max"),
+        (["--set", "autoscaling.enabled=true,resources.requests.cpu=null"], "resources.requests.cpu"),
+        (["--set", f"{serve},controlPlane.config.admin.address=127.0.0.1:9901"], "controlPlane.config.admin.address"),
+        (["--set", f"{serve},controlPlane.port=9903"], "controlPlane.port is 9903"),
         (["--set", "replcas=2"], "replcas"),
         (["--set", "image.repo=x"], "repo"),
         (["--set", "kind=ReplicaSet"], "kind"),
@@ -124,6 +170,62 @@ def refusals():
     ]:
         done = helm("template", "gateway", CHART, *args, check=False)
         assert done.returncode and why in done.stderr, (args, done.stderr)
+
+
+def accepted():
+    """What is not known here is not refused."""
+    for args in [
+        ["--set", "config.listeners[0].address=${env:LISTEN}"],
+        ["--set", "config.admin.address=0.0.0.0:9901"],
+        ["--set", "config.admin.console=false"],
+        ["--set", "config.listeners[0].address=[::]:8080"],
+        ["--set", "existingConfigMap=mine,service.targetPorts.http=9999"],
+    ]:
+        rendered(CHART, *args)
+
+
+def packaged():
+    """What the Debian package holds, as far as it is not built: each file is there, and nothing that a user looks for is missing."""
+    deb = tomllib.loads((ROOT.parent / "Cargo.toml").read_text())["package"]["metadata"]["deb"]
+    held = {}
+    for source, place, mode in deb["assets"]:
+        files = [source] if source.startswith("target/") else sorted(str(file.relative_to(ROOT.parent)) for file in ROOT.parent.glob(source))
+        assert files, f"Cargo.toml, metadata.deb: nothing is {source}"
+        for file in files:
+            held[place + os.path.basename(file) if place.endswith("/") else place] = mode
+    wanted = {
+        "usr/bin/tidegate": "755",
+        "etc/tidegate/gateway.yaml": "644",
+        "lib/systemd/system/tidegate.service": "644",
+        "lib/systemd/system/tidegate.socket": "644",
+        "usr/lib/sysusers.d/tidegate.conf": "644",
+        "usr/share/man/man1/*.1.gz": "644",
+        "usr/share/bash-completion/completions/tidegate": "644",
+        "usr/share/zsh/vendor-completions/_tidegate": "644",
+        "usr/share/fish/vendor_completions.d/tidegate.fish": "644",
+        "usr/share/doc/tidegate/THIRD-PARTY.txt": "644",
+        "usr/share/doc/tidegate/changelog.gz": "644",
+        "usr/share/doc/tidegate/examples/gateway.yaml": "644",
+        "usr/share/doc/tidegate/examples/schema.json": "644",
+    }
+    missing = {place: mode for place, mode in wanted.items() if held.get(place) != mode}
+    assert not missing, f"Cargo.toml, metadata.deb has not {missing}"
+    assert deb["conf-files"] == ["/etc/tidegate/gateway.yaml"], deb["conf-files"]
+    scripts = ROOT.parent / deb["maintainer-scripts"]
+    for script in ["postinst", "prerm", "postrm"]:
+        run(["sh", "-n", str(scripts / script)], script)
+
+
+def documented():
+    """The values in the documentation, as a user copies them."""
+    page = (ROOT.parent / "docs/how-to/kubernetes.md").read_text()
+    blocks = [block for block in re.findall(r"```yaml values\n(.*?)```", page, re.S)]
+    assert blocks, "no values in docs/how-to/kubernetes.md"
+    for number, block in enumerate(blocks, 1):
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(block)
+            file.flush()
+            judge(f"docs/how-to/kubernetes.md, values {number}", rendered(CHART, "-f", file.name))
 
 
 def notes():
@@ -137,7 +239,10 @@ def notes():
 def main():
     helm("lint", "--strict", "--quiet", CHART)
     refusals()
+    accepted()
     expectations()
+    documented()
+    packaged()
     notes()
     sets = sorted((CHART / "ci").glob("*-values.yaml"))
     for values in sets:
@@ -145,8 +250,13 @@ def main():
     helm("dependency", "build", EXAMPLE)
     example = rendered(EXAMPLE)
     judge("examples/app", example)
-    sidecar = one(example, "Deployment")["spec"]["template"]["spec"]["initContainers"][0]
+    pod = one(example, "Deployment")["spec"]["template"]["spec"]
+    sidecar = pod["initContainers"][0]
     assert sidecar["restartPolicy"] == "Always" and sidecar["name"] == "tidegate"
+    assert {mount["name"] for mount in sidecar["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+    config = yaml.safe_load(one(example, "ConfigMap", "sidecar")["data"]["sidecar.yaml"])
+    assert config["mode"] == "sidecar" and config["identity"] and config["sidecar"]["inbound"]["allow"]
+    assert {"name": "mtls", "containerPort": 15006} in sidecar["ports"]
     with tempfile.TemporaryDirectory() as home:
         helm("package", CHART, "-d", home)
     for file in ["docker/gateway.yaml", "docker/conf/gateway.yaml", "docker/conf/tracing.yaml", "deploy/debian/gateway.yaml"]:

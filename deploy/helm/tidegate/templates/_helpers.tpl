@@ -78,6 +78,56 @@ console: false
 {{- mergeOverwrite $own (deepCopy .Values.config) | toYaml }}
 {{- end }}
 
+{{- /* Values that cannot work are refused here, and not by pods that never become ready. */}}
+{{- define "tidegate.refuse" -}}
+{{- if not .Values.existingConfigMap }}
+{{- include "tidegate.refuseAdmin" (dict "config" .Values.config "name" "config") }}
+{{- $listens := list }}
+{{- $isKnown := and (kindIs "slice" (get .Values.config "listeners")) (not (hasKey .Values.config "sidecar")) }}
+{{- range (ternary (get .Values.config "listeners") list $isKnown) }}
+{{- $address := toString (get . "address") }}
+{{- if or (contains "${" $address) (hasPrefix "systemd:" $address) }}{{- $isKnown = false }}{{- end }}
+{{- if not (or (hasPrefix "127." $address) (hasPrefix "[::1]" $address) (hasPrefix "unix:" $address)) }}
+{{- $listens = append $listens (regexFind "[0-9]+$" $address) }}
+{{- end }}
+{{- end }}
+{{- range $name, $port := .Values.service.ports }}
+{{- $target := get $.Values.service.targetPorts $name | toString }}
+{{- if and $isKnown (hasKey $.Values.service.targetPorts $name) (not (has $target $listens)) }}
+{{- fail (printf "service.targetPorts.%s is %s, and no listener of config.listeners has that port for others than the pod itself" $name $target) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if hasKey .Values.service.targetPorts "admin" }}
+{{- fail "service.targetPorts.admin: that name is the admin port's, which stays within the cluster" }}
+{{- end }}
+{{- if .Values.autoscaling.enabled }}
+{{- if eq .Values.kind "DaemonSet" }}
+{{- fail "autoscaling.enabled: a DaemonSet has a pod on each node" }}
+{{- end }}
+{{- if gt (int .Values.autoscaling.min) (int .Values.autoscaling.max) }}
+{{- fail "autoscaling.min is more than autoscaling.max" }}
+{{- end }}
+{{- if not (dig "requests" "cpu" "" .Values.resources) }}
+{{- fail "autoscaling goes by the share of resources.requests.cpu, which is not set" }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Probes and Prometheus ask port 9901 of the pod. */}}
+{{- define "tidegate.refuseAdmin" -}}
+{{- if hasKey .config "admin" }}
+{{- $admin := get .config "admin" }}
+{{- if not (kindIs "map" $admin) }}
+{{- fail (printf "%s.admin is %v: the probes need the admin API; write a map, such as {console: false}" .name $admin) }}
+{{- end }}
+{{- $address := dig "address" ":9901" $admin | toString }}
+{{- if or (not (hasSuffix ":9901" $address)) (hasPrefix "127." $address) (hasPrefix "localhost" $address) (hasPrefix "[::1]" $address) }}
+{{- fail (printf "%s.admin.address is %s: the probes ask port 9901 of the pod, so leave it out" .name $address) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "tidegate.securityContext" -}}
 {{- $own := dict
     "allowPrivilegeEscalation" false
@@ -101,6 +151,11 @@ console: false
 {{- mergeOverwrite $own (deepCopy .Values.podSecurityContext) | toYaml }}
 {{- end }}
 
+{{- /* Whether Prometheus is to ask pods of this release: of a chart with a sidecar alone they are none. */}}
+{{- define "tidegate.isWatched" -}}
+{{- if or (ne .Values.kind "Sidecar") .Values.controlPlane.enabled }}true{{- end }}
+{{- end }}
+
 {{- /* Whether there is more than one pod, as far as that is known here. */}}
 {{- define "tidegate.isMany" -}}
 {{- if or (eq .Values.kind "DaemonSet") .Values.autoscaling.enabled (gt (int .Values.replicas) 1) }}true{{- end }}
@@ -114,7 +169,8 @@ console: false
 {{- /*
 A sidecar for pods of yours: a native one, which starts before the application and ends after it.
 Beside it the pod needs the volumes of "tidegate.sidecarVolumes". Both take (dict "root" $ "config" NAME), where NAME is a
-ConfigMap with sidecar.yaml in it, and the root is that of this chart: .Subcharts.tidegate. See deploy/helm/examples/app.
+ConfigMap with sidecar.yaml in it, and the root is that of this chart: .Subcharts.tidegate. "tidegate.sidecar" also takes "mounts", a list
+of further volumeMounts, such as the socket of SPIRE's agent, and "ports", the listeners' ports by name. See deploy/helm/examples/app.
 */}}
 {{- define "tidegate.sidecar" -}}
 - name: tidegate
@@ -127,6 +183,9 @@ ConfigMap with sidecar.yaml in it, and the root is that of this chart: .Subchart
       valueFrom: {secretKeyRef: {name: {{ include "tidegate.tokenSecret" .root }}, key: token}}
   ports:
     - {name: tidegate-admin, containerPort: 9901}
+    {{- range $name, $port := .ports }}
+    - {name: {{ $name }}, containerPort: {{ $port }}}
+    {{- end }}
   startupProbe:
     httpGet: {path: {{ .root.Values.probes.startup }}, port: tidegate-admin}
     periodSeconds: 1
@@ -141,6 +200,9 @@ ConfigMap with sidecar.yaml in it, and the root is that of this chart: .Subchart
   volumeMounts:
     - {name: tidegate-config, mountPath: /etc/tidegate, readOnly: true}
     - {name: tidegate-state, mountPath: /var/lib/tidegate}
+    {{- with .mounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end }}
 
 {{- define "tidegate.sidecarVolumes" -}}
