@@ -2,6 +2,7 @@
 
 mod examples;
 mod links;
+mod schema;
 mod sso;
 
 use std::{
