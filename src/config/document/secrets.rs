@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use crate::config::document::{
-    node::{Kind, Node, REDACTED, Scalar, Value},
+    node::{Entry, Kind, Node, REDACTED, Scalar, Value},
     problem::{Path, Trail},
 };
 
@@ -13,6 +13,9 @@ use crate::config::document::{
 const FIELDS: [&str; 6] = ["set", "add", "append", "headers", "query", "metadata"];
 /// The maps that only compare.
 const MATCHES: [&str; 3] = ["match", "when", "unless"];
+
+/// Where public keys are: a secret by its type, as a URL may hold a password, and else the name of a file.
+const PLACES: [&str; 1] = ["jwks"];
 
 /// Hides what `root` has of them. Values with `${...}` are shown as written in any case.
 pub(in crate::config) fn hide(root: &mut Node) {
@@ -66,7 +69,7 @@ fn find(node: &Node, trail: &Trail<'_>, found: &mut Vec<Path>) {
             }
         }
         Value::Map(map) => {
-            for entry in map.iter() {
+            for entry in map.iter().filter(|entry| !is_plain_place(entry)) {
                 find(&entry.value, &Trail::Key(trail, &entry.key), found);
             }
         }
@@ -77,6 +80,11 @@ fn is_written_out(scalar: &Scalar) -> bool {
     // A URL is a secret by its type where it may hold one, and need not.
     let is_url = scalar.text.contains("://");
     scalar.written().contains(REDACTED) || scalar.is_secret() && !is_url && !refers(scalar.written())
+}
+
+fn is_plain_place(entry: &Entry) -> bool {
+    PLACES.contains(&entry.key.as_str())
+        && entry.value.written().is_some_and(|written| !written.contains(REDACTED))
 }
 
 fn refers(written: &str) -> bool {
