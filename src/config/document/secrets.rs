@@ -108,7 +108,7 @@ fn is_filled_in(written: &str) -> bool {
 }
 
 /// Whether the field of this name is one that holds a secret. Cookies that are compared seldom are.
-fn is_secret(field: &str, matches: bool) -> bool {
+pub(in crate::config) fn is_secret(field: &str, matches: bool) -> bool {
     const WORDS: [&str; 10] = [
         "token",
         "secret",
@@ -131,7 +131,7 @@ fn is_secret(field: &str, matches: bool) -> bool {
 }
 
 /// A URL or a path without its secrets; `None` where it has none.
-fn without_secrets(text: &str) -> Option<String> {
+pub(in crate::config) fn without_secrets(text: &str) -> Option<String> {
     let after_scheme = text.find("://").filter(|_| text.starts_with(|c: char| c.is_ascii_alphabetic()));
     let start = match after_scheme {
         Some(colon) => colon + "://".len(),
