@@ -1,5 +1,6 @@
 //! What the documentation shows works: each of its YAML blocks and each file under `conf` compiles.
 
+mod demo;
 mod examples;
 mod links;
 mod schema;
