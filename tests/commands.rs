@@ -1,11 +1,19 @@
 //! Commands that look at a running gateway, as an operator runs them: in a terminal, in a pipe, for programs.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, SystemTime},
+};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::support::{Backend, Gateway, Process, Terminal, Yaml, get, own_address, tidegate};
+use crate::support::{
+    Backend, Gateway, Process, Terminal, Yaml,
+    certificates::{Order, authority, keep, server},
+    get, own_address, tidegate,
+};
 
 fn command(gateway: &Gateway, args: &[&str]) -> Command {
     let mut command = tidegate(gateway.directory());
@@ -50,6 +58,24 @@ async fn status_says_which_endpoint_is_unhealthy_why_and_since_when() {
     assert!(endpoint["why"].as_str().unwrap().starts_with("probe failed: "), "{endpoint}");
     assert!(endpoint["since"].is_string(), "{endpoint}");
     assert_eq!(of(there.address().to_string())["why"], Value::Null);
+}
+
+#[tokio::test]
+async fn status_says_which_certificate_ends_soon() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let directory = TempDir::new().unwrap();
+    let root = authority("test");
+    for (name, days) in [("soon", 9), ("late", 60)] {
+        let not_after = SystemTime::now() + DAY * days + DAY / 2;
+        let order = Order { not_after, ..server(&[&format!("{name}.example")]) };
+        keep(directory.path(), name, &root.issue(&order));
+    }
+    let tls = "tls: {certificates: [{cert: soon.crt, key: soon.key}, {cert: late.crt, key: late.key}]}";
+    let yaml = Yaml::new().listener(tls).with_route("respond: {}").to_string();
+    let gateway = Gateway::start_in(directory, &yaml, &[]).await;
+    let (_, status, _) = run(&gateway, &["status"]);
+    let told: Vec<&str> = status.lines().filter(|line| line.starts_with("warn: certificate ")).collect();
+    assert!(told.len() == 1 && told[0].contains("ends in 9 days"), "{status}");
 }
 
 #[tokio::test]

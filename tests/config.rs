@@ -304,7 +304,7 @@ g.yaml:8:47: listeners[0].limits.body_timeout: a duration of 0 makes no sense he
 g.yaml:9:28: listeners[1].address: 127.0.0.1:8000 is bound twice (`127.0.0.1:8000` listens there already)
 g.yaml:11:22: upstreams.pool.endpoints[0].address: "127.0.0.1" has no port (try "127.0.0.1:8080")
 g.yaml:12:22: upstreams.other.endpoints: expected a list, found the number 5 (write `endpoints: ["127.0.0.1:5"]`)
-more.yaml:2:5: routes[0]: expected a map, found the number 5
+more.yaml:2:5: routes[0]: expected a map, found the number 5 (write `{upstream: NAME}`)
 more.yaml:3:61: routes[1].filters[0].rewrit: unknown filter `rewrit` (did you mean `rewrite`?)
 more.yaml:4:5: routes[2]: a route has exactly one of `upstream`, `split`, `canary`, `respond` and `redirect` (remove `respond` or `upstream`)
 more.yaml:5:22: routes[3].match.hosts[0]: host "*" would match every host (leave `hosts` out instead)

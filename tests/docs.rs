@@ -1,7 +1,9 @@
 //! What the documentation shows works: each of its YAML blocks and each file under `conf` compiles.
 
+mod demo;
 mod examples;
 mod links;
+mod schema;
 mod sso;
 
 use std::{

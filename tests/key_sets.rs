@@ -4,7 +4,7 @@
 use crate::support::{
     Answer, Backend, Gateway, Yaml,
     issuer::{Issuer, Signer, set},
-    send, within_deadline,
+    metric, send, within_deadline,
 };
 
 /// A route for each of these, `/0` and so on, that says when it wants its keys.
@@ -77,4 +77,34 @@ async fn each_filter_bears_old_keys_for_as_long_as_it_says() {
     for route in [0, 1] {
         ask(&gateway, route, &signer.token("u")).await.assert_status(200);
     }
+}
+
+const SAID: &str = "keys of the token issuer cannot be used, the others are";
+
+fn said(gateway: &Gateway) -> usize {
+    gateway.lines().iter().filter(|line| line["msg"] == SAID).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_cannot_be_used_are_named_once_and_counted() {
+    let signer = Signer::new("k");
+    let with = |more: &[serde_json::Value]| {
+        let keys: Vec<_> = [&[signer.jwk()][..], more].concat();
+        serde_json::json!({"keys": keys}).to_string()
+    };
+    let odd = |kid: &str| serde_json::json!({"kty": "RSA", "kid": kid, "n": "AQAB", "e": "AQAB"});
+    let (issuer, backend) = (Issuer::start(200, with(&[odd("first")])), Backend::start().await);
+    let gateway = routes(&issuer, &backend, &["refresh: 100ms, cooldown: 1h"]).start().await;
+    let line = gateway.wait_for_message(SAID).await;
+    assert!(line["why"].as_str().unwrap().starts_with("\"first\": an RSA key has"), "{line}");
+    ask(&gateway, 0, &signer.token("u")).await.assert_status(200);
+    // Not at each fetch.
+    wait_for_fetches(&issuer, issuer.fetches() + 3).await;
+    assert_eq!(said(&gateway), 1);
+    issuer.answer(200, with(&[odd("first"), odd("second")]));
+    let line = gateway.wait_for_message(SAID).await;
+    assert!(line["why"].as_str().unwrap().contains("; \"second\": an RSA key has"), "{line}");
+    assert_eq!(said(&gateway), 2);
+    assert_eq!(metric(&gateway, "tidegate_jwks_unusable_keys", &[]).await, 2.0);
+    assert_eq!(metric(&gateway, "tidegate_jwks_keys", &[]).await, 1.0);
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Backend, Gateway, Yaml,
+    Backend, Gateway, RawConnection, ScriptedUpstream, Step, Yaml,
     frames::{AUTHORITY, GET, HEADERS, HTTP, SETTINGS, WHOLE, WINDOW_UPDATE, Wire, field, frame, setting},
     get, metric, resident, send, within_deadline,
 };
@@ -133,6 +133,53 @@ async fn a_stream_of_an_http2_upstream_that_is_not_read_holds_no_more_than_144_k
     let each = (most_resident(&gateway, &backend, streams + 1).await - before) / streams as i64;
     assert!(each <= 144, "{each} KiB each");
     get(edge, "/").await.assert_status(200);
+}
+
+/// Idle, then with as much for each as its buffers take, as nobody reads; once all are closed, the memory is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_holds_no_more_than_32_kib_idle_and_64_kib_unread_and_then_nothing() {
+    const SOCKETS: usize = 300;
+    // Says yes, and more than anybody takes once it is sent a word.
+    let upstream = ScriptedUpstream::start(vec![
+        Step::ReadHead,
+        Step::write("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"),
+        Step::ReadBody(1),
+        Step::Dribble(vec![b'x'; 256 * 1024]),
+    ])
+    .await;
+    let gateway = Yaml::to(upstream.address()).settings("connect_timeout: 20s").start().await;
+    let edge = gateway.address("main");
+    let open = || {
+        let mut client = RawConnection::open(edge);
+        client.write(
+            "GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+        assert_eq!(client.read_head().status, 101);
+        client
+    };
+    drop((0..50).map(|_| open()).collect::<Vec<_>>());
+    let before = resident(&gateway);
+    let mut sockets: Vec<_> = (0..SOCKETS).map(|_| open()).collect();
+    let each = (resident(&gateway) - before) / SOCKETS as i64;
+    assert!(each <= 32, "{each} KiB each, idle");
+    for socket in &mut sockets {
+        socket.write("x");
+    }
+    let mut most = 0;
+    for _ in 0..20 {
+        most = most.max(resident(&gateway));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let each = (most - before) / SOCKETS as i64;
+    assert!(each <= 64, "{each} KiB each, unread");
+    drop(sockets);
+    let back = async {
+        while resident(&gateway) - before > 4 * 1024 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within_deadline("the memory of closed WebSockets", back).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

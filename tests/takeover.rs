@@ -215,7 +215,7 @@ fn as_init(home: &Path, orphan: &str, args: &[&str]) -> Option<Process> {
     }
     command.args(["--pid", "--fork", "--kill-child", "true"]);
     if !command.output().is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: there are no namespaces of processes here");
+        crate::support::skipped("there are no namespaces of processes here");
         return None;
     }
     let built = tidegate(home);

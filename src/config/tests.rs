@@ -94,7 +94,10 @@ fn says_what_is_wrong_where_and_what_to_do() {
             r#"1:9: routes: expected a list, found a string "x" (write `routes: [{upstream: NAME}]`)"#,
         ),
         ("routes: [x]", r#"1:10: routes[0]: expected a map, found a string "x" (write `{upstream: x}`)"#),
-        ("log: []", "1:6: log: expected a map, found a list"),
+        (
+            "log: []",
+            "1:6: log: expected a map, found a list (write `log: {KEY: VALUE}`; its keys: level, format, redact, access)",
+        ),
         ("watch: yes", r#"1:8: watch: expected true or false, found a string "yes" (write true)"#),
         (
             "routes: [{upstream: 5}]",
@@ -114,7 +117,10 @@ fn says_what_is_wrong_where_and_what_to_do() {
             "trusted_proxies: [10.0.0.0/33]",
             r#"1:19: trusted_proxies[0]: "10.0.0.0/33" is not a network (try "10.0.0.0/8")"#,
         ),
-        ("admin: 5", "1:8: admin: expected `false` or a map, found the number 5"),
+        (
+            "admin: 5",
+            r#"1:8: admin: expected `false` or a map, found the number 5 (write `admin: {address: "127.0.0.1:5"}`)"#,
+        ),
         ("admin: {adress: a}", "1:9: admin: unknown key `adress` (did you mean `address`?)"),
         (
             "routes: [{match: {path: {exact: /, regex: x}}}]",

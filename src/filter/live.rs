@@ -380,6 +380,17 @@ impl States {
 mod tests {
     use super::*;
 
+    /// What the system trusts takes 20 ms and a megabyte to read.
+    #[test]
+    fn authorities_are_read_once_for_all_who_trust_the_same() {
+        let live = Live::offline();
+        let client = |route: usize| {
+            live.within(&format!("routes {route}")).client(None, fetch::Options::default()).unwrap()
+        };
+        let first = client(0);
+        assert!((1..200).all(|route| Arc::ptr_eq(&client(route), &first)));
+    }
+
     #[test]
     fn the_same_place_and_equal_settings_find_the_same_state_while_it_is_held() {
         let live = Live::offline();

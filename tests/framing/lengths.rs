@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::{answering, gateway, open};
 use crate::support::{
-    get, get_h2c,
+    Backend, get, get_h2c,
     http2::{Http2Client, rest},
     within_deadline,
 };
@@ -63,6 +63,29 @@ async fn a_coding_that_nobody_undoes_and_lengths_that_contradict_each_other_are_
         for answer in [get(gateway.address("main"), "/").await, get_h2c(gateway.address("main"), "/").await] {
             let told = (answer.status.as_u16(), answer.header("x-tidegate-reason"));
             assert_eq!(told, (502, Some("bad_upstream_response")), "{framing:?}: {answer:?}");
+        }
+    }
+}
+
+/// They say nothing (RFC 9112, section 7.1).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunks_size_may_have_zeros_in_front() {
+    let backend = Backend::start().await;
+    let to_backend = gateway(backend.address(), "", "").await;
+    for digits in [16, 17] {
+        let body = format!("{:0>digits$}\r\nok\r\n{:0>digits$}\r\n\r\n", 2, 0);
+        let framing = "transfer-encoding: chunked\r\n\r\n";
+        let (_upstream, of_upstream) = answering(&format!("HTTP/1.1 200 OK\r\n{framing}{body}")).await;
+        for (gateway, request) in [
+            (&of_upstream, "GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned()),
+            (&to_backend, format!("POST /echo HTTP/1.1\r\nhost: a\r\n{framing}{body}")),
+        ] {
+            let mut client = open(gateway);
+            for _ in 0..2 {
+                client.write(&request);
+                let served = client.read_response();
+                assert_eq!((served.status, served.text()), (200, "ok"), "{digits}: {request}");
+            }
         }
     }
 }

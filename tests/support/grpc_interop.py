@@ -1,7 +1,9 @@
 """A gRPC server and client for tests/grpc.rs, on the real grpcio, without generated code: messages are bytes.
 
-  grpc_interop.py serve            serves on a free port, prints it, and ends when its input does
-  grpc_interop.py call ADDRESS     makes every kind of call and prints one JSON object: the outcome of each case
+  grpc_interop.py serve [CERT KEY]       serves on a free port, prints it, and ends when its input does
+  grpc_interop.py call ADDRESS [CA NAME] makes every kind of call and prints one JSON object: the outcome of each case
+
+With CERT and KEY, or CA and NAME, over TLS.
 
 The outcomes depend on the server alone, so that those through a gateway can be compared with those without one.
 """
@@ -83,7 +85,12 @@ class Server:
         return b"cancelled" if seen else b"not cancelled"
 
 
-def serve():
+def content(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def serve(*pair):
     service = Server()
     unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
     handlers = {
@@ -101,7 +108,11 @@ def serve():
     }
     server = grpc.server(futures.ThreadPoolExecutor(128), options=OPTIONS)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    if pair:
+        cert, key = (content(path) for path in pair)
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, cert)]))
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)
     sys.stdin.read()
@@ -239,8 +250,15 @@ class Client:
         return [int(call.result()) for call in calls] == list(range(100))
 
 
-def call(address):
-    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+def channel_to(address, ca=None, name=None):
+    if ca is None:
+        return grpc.insecure_channel(address, options=OPTIONS)
+    named = [*OPTIONS, ("grpc.ssl_target_name_override", name)]
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(content(ca)), options=named)
+
+
+def call(*server):
+    with channel_to(*server) as channel:
         client = Client(channel)
         results = {
             name: outcome(getattr(client, name))
@@ -276,9 +294,9 @@ def call(address):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        serve()
-    elif len(sys.argv) == 3 and sys.argv[1] == "call":
-        call(sys.argv[2])
+    if sys.argv[1:2] == ["serve"] and len(sys.argv) in (2, 4):
+        serve(*sys.argv[2:])
+    elif sys.argv[1:2] == ["call"] and len(sys.argv) in (3, 5):
+        call(*sys.argv[2:])
     else:
         sys.exit(__doc__)

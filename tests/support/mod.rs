@@ -74,6 +74,13 @@ pub(crate) fn own_address() -> SocketAddr {
     SocketAddr::from(([127, process, high, low], 0))
 }
 
+/// Says why a test does nothing here; with `TIDEGATE_SKIP_NOTHING` in the environment, as `.ci/run` has it, that is a failure.
+#[track_caller]
+pub(crate) fn skipped(why: &str) {
+    assert!(std::env::var_os("TIDEGATE_SKIP_NOTHING").is_none(), "skipped, and nothing may be: {why}");
+    eprintln!("skipped: {why}");
+}
+
 /// Awaits `future`; panics with `what` when the deadline passes.
 pub(crate) async fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {

@@ -68,7 +68,7 @@ impl Network {
     /// `None`, with a word why, where the kernel forbids it.
     pub(crate) fn new() -> Option<Network> {
         if let Err(why) = Network::possible() {
-            eprintln!("skipped: {why}");
+            super::skipped(&why);
             return None;
         }
         let number = number();

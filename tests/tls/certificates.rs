@@ -52,6 +52,9 @@ async fn the_name_a_client_asks_for_chooses_the_certificate() {
     for (name, expected) in [
         ("a.example", ["a.example"].as_slice()),
         ("A.Example", &["a.example"]),
+        // The dot of the root, which some clients send although RFC 6066, section 3, does not have it.
+        ("a.example.", &["a.example"]),
+        ("x.b.example.", &["*.b.example"]),
         ("x.b.example", &["*.b.example"]),
         // A wildcard stands for one label, and what is named exactly goes before it.
         ("x.y.b.example", default),

@@ -13,6 +13,7 @@ use serde::{
 use crate::config::{
     document::{
         fault::{Fault, Spot, Wrong},
+        meant,
         node::{At, Entry, Kind, Node, Scalar, Value},
         problem::Trail,
     },
@@ -145,7 +146,7 @@ impl<'t, 'de> De<'t, 'de> {
             path: self.trail.path(),
             key: Some(entry.key.clone()),
             found: String::new(),
-            text: entry.value.flow(),
+            text: entry.value.flow().filter(|_| !meant::may_hold(&entry.key, &entry.value)),
             is_scalar: true,
             is_list: false,
             first_key: None,
@@ -220,13 +221,16 @@ impl<'de> Deserializer<'de> for De<'_, 'de> {
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
-        _fields: &'static [&'static str],
+        fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        match &self.node.value {
-            Value::List(_) => Err(self.locate(Fault::invalid_type(Unexpected::Seq, &visitor))),
-            _ => self.deserialize_map(visitor),
-        }
+        let found = match &self.node.value {
+            Value::Map(_) => return self.deserialize_map(visitor),
+            Value::Scalar(scalar) if self.kind(scalar) == Kind::Null => return self.deserialize_map(visitor),
+            Value::Scalar(_) => Unexpected::Other("one value"),
+            Value::List(_) => Unexpected::Seq,
+        };
+        Err(self.locate(Fault::invalid_type(found, &visitor).of_keys(fields)))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -261,7 +265,7 @@ impl<'de> Deserializer<'de> for De<'_, 'de> {
             }
             _ => {
                 let expected = format!("one of: {}", variants.join(", "));
-                Err(Fault::new(Wrong::Expected { expected, of_scalar: false }))
+                Err(Fault::new(Wrong::Expected { expected, of_scalar: false, keys: &[] }))
             }
         };
         result.map_err(|fault| self.locate(fault))

@@ -28,6 +28,8 @@ pub(in crate::config) enum Wrong {
     Expected {
         expected: String,
         of_scalar: bool,
+        /// Of the map that is due, where they are known.
+        keys: &'static [&'static str],
     },
     MissingKey(&'static str),
     UnknownKey {
@@ -66,9 +68,26 @@ pub(in crate::config) struct Spot {
     pub follows: bool,
 }
 
+impl Spot {
+    /// A value that may be a secret, by where it stands or by what it says.
+    fn hides_at_its_place(&self) -> bool {
+        self.text.as_deref().is_some_and(|text| {
+            meant::names_a_secret(text) || !meant::is_harmless(text) && meant::holds_secrets(&self.path)
+        })
+    }
+}
+
 impl Fault {
     pub(crate) fn new(wrong: Wrong) -> Self {
         Fault(Box::new(Inner { wrong, spot: None }))
+    }
+
+    #[must_use]
+    pub(crate) fn of_keys(mut self, known: &'static [&'static str]) -> Self {
+        if let Wrong::Expected { keys, .. } = &mut self.0.wrong {
+            *keys = known;
+        }
+        self
     }
 
     /// The innermost place wins.
@@ -116,12 +135,12 @@ impl Fault {
                 Some(key) => Problem::new(format!("key `{}`: {message}", shortened(key))),
                 None => Problem::new(message.as_str()),
             },
-            Wrong::Expected { expected, of_scalar } => misfit(expected, *of_scalar, spot),
+            Wrong::Expected { expected, of_scalar, keys } => misfit(expected, *of_scalar, keys, spot),
             Wrong::MissingKey(key) => Problem::new(format!("missing key `{key}`")),
             Wrong::UnknownKey { key, known } => unknown_key(key, known, spot),
             Wrong::UnknownValue { value, known } => match spot {
                 Some(Spot { key: Some(key), .. }) => unknown_key(key, known, spot),
-                Some(spot) if spot.text.as_deref() == Some(value) => {
+                Some(spot) if spot.text.as_deref() == Some(value) && !spot.hides_at_its_place() => {
                     let problem = Problem::new(format!("unknown value {}", quoted(value)));
                     let foreign = meant::unknown_value(&spot.path, value);
                     match foreign.ok_or_else(|| suggest(value, known.iter().copied())) {
@@ -131,7 +150,8 @@ impl Fault {
                     }
                 }
                 _ => {
-                    let written = spot.and_then(|spot| spot.text.as_deref()).map(quoted).unwrap_or_default();
+                    let shown = spot.filter(|spot| !spot.hides_at_its_place());
+                    let written = shown.and_then(|spot| spot.text.as_deref()).map(quoted).unwrap_or_default();
                     let problem = Problem::new(format!("unknown value {written}").trim_end().to_owned());
                     problem.hint(format!("one of: {}", known.join(", ")))
                 }
@@ -140,7 +160,7 @@ impl Fault {
     }
 }
 
-fn misfit(expected: &str, of_scalar: bool, spot: Option<&Spot>) -> Problem {
+fn misfit(expected: &str, of_scalar: bool, keys: &[&str], spot: Option<&Spot>) -> Problem {
     let expected = in_our_words(expected);
     let Some(spot) = spot else { return Problem::new(format!("expected {expected}")) };
     if let Some(key) = &spot.key {
@@ -150,15 +170,20 @@ fn misfit(expected: &str, of_scalar: bool, spot: Option<&Spot>) -> Problem {
         // Raised over a value that serde had buffered, so that its own place is lost.
         return Problem::new(format!("expected {expected}"));
     }
-    // What stands there is a secret all the same.
-    let hides = spot.is_scalar && meant::is_secret(&spot.path);
-    let found = if hides { "a string" } else { &*spot.found };
+    // What stands there may be a secret all the same.
+    let hides = spot.is_scalar && spot.hides_at_its_place();
+    let found = match hides {
+        true if spot.found.starts_with("the number") => "a number",
+        true => "a string",
+        false => &*spot.found,
+    };
     let problem = Problem::new(format!("expected {expected}, found {found}"));
     let meant = meant::misfit(&Misfit {
         path: &spot.path,
         expected: &expected,
         text: spot.text.as_deref().filter(|_| spot.is_scalar && !hides),
         first_key: spot.first_key.as_deref(),
+        keys,
         is_list: spot.is_list,
         list: spot.list.as_deref(),
     });
@@ -172,7 +197,11 @@ fn misfit(expected: &str, of_scalar: bool, spot: Option<&Spot>) -> Problem {
 }
 
 fn unknown_key(key: &str, known: &[&str], spot: Option<&Spot>) -> Problem {
-    let problem = Problem::new(format!("unknown key `{}`", shortened(key)));
+    let is_value = spot.is_some_and(|spot| meant::holds_secrets(&spot.path)) && !meant::is_word(key);
+    let problem = match is_value {
+        true => Problem::new("unknown key"),
+        false => Problem::new(format!("unknown key `{}`", shortened(key))),
+    };
     let near = suggest(key, known.iter().copied());
     // At the top, one letter away is a slip: `route`, `upstream`.
     let is_top = spot.is_some_and(|spot| spot.path.is_root());
@@ -221,7 +250,7 @@ impl de::Error for Fault {
 
     fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
         let of_scalar = !matches!(found, Unexpected::Seq | Unexpected::Map | Unexpected::Enum);
-        Fault::new(Wrong::Expected { expected: expected.to_string(), of_scalar })
+        Fault::new(Wrong::Expected { expected: expected.to_string(), of_scalar, keys: &[] })
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {

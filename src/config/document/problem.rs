@@ -3,6 +3,8 @@
 
 use std::{collections::HashSet, error::Error, fmt, sync::Arc};
 
+use crate::config::document::node::REDACTED;
+
 /// After this many problems the reading stops: whoever has a hundred fixes the first ten and runs again.
 pub const MOST_PROBLEMS: usize = 100;
 
@@ -21,7 +23,7 @@ pub struct Problem {
 impl Problem {
     /// A problem of the configuration as a whole, or of something outside its files.
     pub fn new(message: impl Into<String>) -> Self {
-        let message = message.into();
+        let message = without_passwords(message.into());
         Problem {
             location: None,
             path: Path::default(),
@@ -44,7 +46,7 @@ impl Problem {
 
     /// What to do about it; shown in parentheses.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(without_passwords(hint.into()));
         self
     }
 
@@ -111,6 +113,25 @@ impl fmt::Display for Problem {
 }
 
 impl Error for Problem {}
+
+/// Whatever is quoted, and whoever quotes it: a URL may stand at any place, and has a password in it at any.
+fn without_passwords(text: String) -> String {
+    const SCHEME: &str = "://";
+    let mut shown = String::new();
+    let mut rest = text.as_str();
+    while let Some((before, after)) = rest.split_once(SCHEME) {
+        let end = after.find(|c: char| c.is_whitespace() || "/?#\"'`(),".contains(c)).unwrap_or(after.len());
+        // `redis://[user:password@]host` is how one is written, `${...}` where it comes from.
+        let user = after[..end].rfind('@').filter(|at| !after[..*at].starts_with(['[', '$']));
+        shown.push_str(before);
+        shown.push_str(SCHEME);
+        if user.is_some() {
+            shown.push_str(REDACTED);
+        }
+        rest = &after[user.unwrap_or(0)..];
+    }
+    if shown.is_empty() { text } else { shown + rest }
+}
 
 /// A place in a file or in what another origin said. Lines and columns count from 1, columns in characters. Line 0
 /// is a file as a whole, or a value of an origin without lines: then the column only says which of its values comes first.
@@ -348,6 +369,21 @@ mod tests {
     fn quotes_keys_that_would_read_as_something_else() {
         let path = Path::root().key("upstreams").key("a.b c").key("x-y").index(0).key("");
         assert_eq!(path.to_string(), r#"upstreams."a.b c".x-y[0]."""#);
+    }
+
+    #[test]
+    fn passwords_in_urls_are_not_repeated() {
+        for (message, shown) in [
+            ("\"http://alice:hunter2@a.example/x\" is none", "\"http://[redacted]@a.example/x\" is none"),
+            ("`redis://:hunter2@a:1` and http://b@c", "`redis://[redacted]@a:1` and http://[redacted]@c"),
+            ("http://a.example/@x, https://b", "http://a.example/@x, https://b"),
+            ("redis://[user:password@]host", "redis://[user:password@]host"),
+            ("redis://${env:USER}@host", "redis://${env:USER}@host"),
+            ("nothing", "nothing"),
+        ] {
+            let problem = Problem::new(message).hint(message);
+            assert_eq!((problem.message(), problem.told_hint()), (shown, Some(shown)));
+        }
     }
 
     #[test]

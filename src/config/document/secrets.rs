@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use crate::config::document::{
-    node::{Kind, Node, REDACTED, Scalar, Value},
+    node::{Entry, Kind, Node, REDACTED, Scalar, Value},
     problem::{Path, Trail},
 };
 
@@ -13,6 +13,9 @@ use crate::config::document::{
 const FIELDS: [&str; 6] = ["set", "add", "append", "headers", "query", "metadata"];
 /// The maps that only compare.
 const MATCHES: [&str; 3] = ["match", "when", "unless"];
+
+/// Where public keys are: a secret by its type, as a URL may hold a password, and else the name of a file.
+const PLACES: [&str; 1] = ["jwks"];
 
 /// Hides what `root` has of them. Values with `${...}` are shown as written in any case.
 pub(in crate::config) fn hide(root: &mut Node) {
@@ -66,7 +69,7 @@ fn find(node: &Node, trail: &Trail<'_>, found: &mut Vec<Path>) {
             }
         }
         Value::Map(map) => {
-            for entry in map.iter() {
+            for entry in map.iter().filter(|entry| !is_plain_place(entry)) {
                 find(&entry.value, &Trail::Key(trail, &entry.key), found);
             }
         }
@@ -77,6 +80,11 @@ fn is_written_out(scalar: &Scalar) -> bool {
     // A URL is a secret by its type where it may hold one, and need not.
     let is_url = scalar.text.contains("://");
     scalar.written().contains(REDACTED) || scalar.is_secret() && !is_url && !refers(scalar.written())
+}
+
+fn is_plain_place(entry: &Entry) -> bool {
+    PLACES.contains(&entry.key.as_str())
+        && entry.value.written().is_some_and(|written| !written.contains(REDACTED))
 }
 
 fn refers(written: &str) -> bool {
@@ -100,7 +108,7 @@ fn is_filled_in(written: &str) -> bool {
 }
 
 /// Whether the field of this name is one that holds a secret. Cookies that are compared seldom are.
-fn is_secret(field: &str, matches: bool) -> bool {
+pub(in crate::config) fn is_secret(field: &str, matches: bool) -> bool {
     const WORDS: [&str; 10] = [
         "token",
         "secret",
@@ -123,7 +131,7 @@ fn is_secret(field: &str, matches: bool) -> bool {
 }
 
 /// A URL or a path without its secrets; `None` where it has none.
-fn without_secrets(text: &str) -> Option<String> {
+pub(in crate::config) fn without_secrets(text: &str) -> Option<String> {
     let after_scheme = text.find("://").filter(|_| text.starts_with(|c: char| c.is_ascii_alphabetic()));
     let start = match after_scheme {
         Some(colon) => colon + "://".len(),

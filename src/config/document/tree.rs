@@ -441,12 +441,34 @@ impl Builder<'_> {
     }
 }
 
-/// Whether the line is likely to hold one, which no message may show.
+/// Whether the line is likely to hold one, which no message may show. An item of a list belongs to the line that the list is under.
 fn holds_secret(text: &str, line: usize) -> bool {
-    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_lowercase();
-    ["token", "secret", "password", "key:", "hash:", "authorization", "cookie"]
-        .iter()
-        .any(|word| line.contains(word))
+    const WORDS: [&str; 13] = [
+        "token",
+        "secret",
+        "password",
+        "key:",
+        "keys:",
+        "hash:",
+        "authorization",
+        "cookie",
+        "basic_auth:",
+        "jwt:",
+        "oidc:",
+        "redis:",
+        // Not `${env:NAME}`.
+        " env:",
+    ];
+    let holds = |line: &str| {
+        let line = line.to_lowercase();
+        WORDS.iter().any(|word| line.contains(word))
+    };
+    let before: Vec<&str> = text.lines().take(line).collect();
+    let is_item = |line: &str| line.trim_start().starts_with('-');
+    let mut lines = before.iter().rev();
+    let Some(own) = lines.next() else { return false };
+    let holder = lines.find(|line| !is_item(line) && !line.trim().is_empty());
+    holds(own) || is_item(own) && holder.is_some_and(|line| holds(line))
 }
 
 /// The same text without what it says.

@@ -403,7 +403,7 @@ impl JsonSchema for FilterUse {
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(inline, extend("oneOf" = [{"required": ["address"]}, {"required": ["registry"]}]))]
+#[schemars(inline, extend("oneOf" = [{"required": ["address"]}, {"required": ["srv"]}, {"required": ["registry"]}]))]
 struct EndpointForm {
     /// `ip:port`, `hostname:port` or `unix:/path`.
     address: Option<String>,

@@ -12,6 +12,7 @@ pub struct TokenMetrics {
     verifications: IntCounterVec,
     fetches: IntCounterVec,
     keys: IntGaugeVec,
+    unusable: IntGaugeVec,
     last_success: GaugeVec,
 }
 
@@ -39,6 +40,16 @@ impl TokenMetrics {
                     source,
                 )),
             ),
+            unusable: register(
+                registry,
+                distinct(IntGaugeVec::new(
+                    Opts::new(
+                        "tidegate_jwks_unusable_keys",
+                        "Keys of a token issuer that are for signatures and cannot be used; the log says why.",
+                    ),
+                    source,
+                )),
+            ),
             last_success: register(
                 registry,
                 distinct(GaugeVec::new(
@@ -62,6 +73,7 @@ impl TokenMetrics {
         SourceMetrics {
             all: self.clone(),
             keys: self.keys.with_label_values(&[source]),
+            unusable: self.unusable.with_label_values(&[source]),
             last_success: self.last_success.with_label_values(&[source]),
             source: source.to_owned(),
         }
@@ -73,6 +85,7 @@ pub struct SourceMetrics {
     all: TokenMetrics,
     source: String,
     keys: IntGauge,
+    unusable: IntGauge,
     last_success: Gauge,
 }
 
@@ -86,6 +99,10 @@ impl SourceMetrics {
         self.keys.set(i64::try_from(keys).unwrap_or(i64::MAX));
     }
 
+    pub fn unusable(&self, keys: usize) {
+        self.unusable.set(i64::try_from(keys).unwrap_or(i64::MAX));
+    }
+
     pub fn succeeded(&self, now: SystemTime) {
         self.last_success.set(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
     }
@@ -95,6 +112,7 @@ impl Drop for SourceMetrics {
     fn drop(&mut self) {
         // Where two sources have one name, the first to go takes them both.
         let _ = self.all.keys.remove_label_values(&[&self.source]);
+        let _ = self.all.unusable.remove_label_values(&[&self.source]);
         let _ = self.all.last_success.remove_label_values(&[&self.source]);
     }
 }

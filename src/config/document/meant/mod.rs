@@ -3,6 +3,7 @@
 //! of what is known leads nobody from `proxy_pass` to `upstream`. Our own words at the wrong place are as frequent.
 //! The words are data, a table for each place (`tables`); what is looked up there is pure text.
 
+mod hidden;
 mod keys;
 mod routing;
 mod shapes;
@@ -11,9 +12,10 @@ mod shapes;
 mod tables;
 mod values;
 
+pub(in crate::config) use hidden::{holds_secrets, is_harmless, is_word, may_hold, names_a_secret};
 pub(in crate::config) use keys::unknown_key;
 pub use routing::VARIABLES;
-pub(in crate::config) use shapes::{Misfit, is_secret, misfit};
+pub(in crate::config) use shapes::{Misfit, misfit};
 pub(in crate::config) use values::unknown_value;
 
 use crate::config::document::problem::{Path, Segment};

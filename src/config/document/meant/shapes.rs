@@ -1,7 +1,12 @@
 //! A word where a map is due, a map where a list is due, and the like: the shape, with what was written put in.
 
-use super::{ITEM, Place, flow, keys::FILTERS, names, place, routing};
-use crate::config::document::{node::shortened, problem::Path, slips::glued};
+use super::{ITEM, Place, flow, hidden::shape, keys::FILTERS, names, place, routing};
+use crate::config::document::{
+    node::shortened,
+    problem::{Path, Segment},
+    secrets::is_secret,
+    slips::glued,
+};
 
 /// What stands where something else is expected.
 pub(in crate::config) struct Misfit<'a> {
@@ -12,18 +17,102 @@ pub(in crate::config) struct Misfit<'a> {
     pub text: Option<&'a str>,
     /// Of a map.
     pub first_key: Option<&'a str>,
+    /// Of the map that is due.
+    pub keys: &'a [&'a str],
     pub is_list: bool,
     /// All of a list, as it may be shown.
     pub list: Option<&'a str>,
 }
 
-/// Whether what is written here in the wrong shape is a secret, which is not repeated.
-pub(in crate::config) fn is_secret(path: &Path) -> bool {
-    matches!(names(path).as_slice(), [.., "oidc", "session"] | [.., "affinity", "cookie", "keys"])
+pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
+    turned_off(found)
+        .or_else(|| at_its_place(found))
+        .or_else(|| whole_filter(found))
+        .or_else(|| with_keys(found))
 }
 
-pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
-    let Misfit { path, expected, text, first_key, is_list, list } = *found;
+fn turned_off(found: &Misfit<'_>) -> Option<String> {
+    filter_at(found.path).filter(|_| matches!(found.text, Some("false" | "off" | "no")))?;
+    Some("leave the filter out to turn it off".to_owned())
+}
+
+/// The filter whose options are due there.
+fn filter_at(path: &Path) -> Option<&str> {
+    match names(path).as_slice() {
+        [.., "filters", ITEM, name] | ["filters", _, ITEM, name] => Some(*name),
+        _ => None,
+    }
+}
+
+/// A filter with its most frequent options: what is written in their place seldom says more than that it be on.
+fn whole_filter(found: &Misfit<'_>) -> Option<String> {
+    let name = filter_at(found.path)?;
+    let text = found.text.map(|text| flow(&shortened(text.trim())));
+    let shape = match (name, text, found.list) {
+        ("ip_rules", Some(network), _) if network.contains(['.', ':']) => format!("{{allow: [{network}]}}"),
+        ("ip_rules", _, Some(networks)) if networks.contains(['.', ':']) => format!("{{allow: {networks}}}"),
+        ("cors", Some(origin), _) if origin.contains("://") => format!("{{origins: [{origin}]}}"),
+        ("cors", _, Some(origins)) if origins.contains("://") => format!("{{origins: {origins}}}"),
+        ("compression", _, Some(algorithms))
+            if ["gzip", "br", "zstd"].iter().any(|one| algorithms.contains(one)) =>
+        {
+            format!("{{algorithms: {algorithms}}}")
+        }
+        ("ext_auth", Some(url), _) if url.contains("://") => format!("{{url: {url}}}"),
+        ("respond", Some(status), _)
+            if status.parse::<u16>().is_ok_and(|status| (200..=599).contains(&status)) =>
+        {
+            format!("{{status: {status}}}")
+        }
+        ("rewrite", Some(path), _) if path.starts_with('/') => format!("{{strip_prefix: {path}}}"),
+        ("redirect", Some(to), _) if to.contains('/') => format!("{{to: {to}}}"),
+        (name, ..) => whole(name)?.to_owned(),
+    };
+    // Where the filter is right and something else is in it, such as a condition.
+    let beside = match found.first_key {
+        Some(_) => "; `when` and `unless` stand beside the name, as far to the left as it",
+        None => "",
+    };
+    Some(format!("write `{name}: {shape}`{beside}"))
+}
+
+fn whole(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "authz" => "{allow: [{ip: [10.0.0.0/8]}]}",
+        "body_limit" => "1MiB",
+        "compression" | "grpc_web" | "https_redirect" | "request_id" => "{}",
+        "concurrency_limit" => "{max: 100}",
+        "cors" => "{origins: [\"https://app.example.com\"]}",
+        "ext_auth" => "{url: \"http://127.0.0.1:9000/check\"}",
+        "fault" => "{abort: {ratio: 1%, status: 503}}",
+        "headers" => "{request: {set: {x-name: value}}}",
+        "ip_rules" => "{allow: [10.0.0.0/8]}",
+        "maintenance" => "{file: /run/tidegate/closed}",
+        "redirect" => "{to: /new}",
+        "respond" => "{status: 404}",
+        "rewrite" => "{strip_prefix: /v1}",
+        "wasm" => "NAME",
+        _ => return None,
+    })
+}
+
+/// Whatever map it is.
+fn with_keys(found: &Misfit<'_>) -> Option<String> {
+    const MOST: usize = 12;
+    let Misfit { path, keys, expected, .. } = *found;
+    if keys.is_empty() || !expected.contains("map") {
+        return None;
+    }
+    let known = keys.iter().take(MOST).copied().collect::<Vec<_>>().join(", ");
+    let more = if keys.len() > MOST { ", ..." } else { "" };
+    Some(match path.segments().last() {
+        Some(Segment::Key(name)) => format!("write `{name}: {{KEY: VALUE}}`; its keys: {known}{more}"),
+        _ => format!("write `{{KEY: VALUE}}`; its keys: {known}{more}"),
+    })
+}
+
+fn at_its_place(found: &Misfit<'_>) -> Option<String> {
+    let Misfit { path, expected, text, first_key, is_list, list, .. } = *found;
     let (_, last) = place(path);
     let holder = path.parent();
     let (holder, _) = holder.as_ref().map_or((Place::Elsewhere, ""), place);
@@ -110,12 +199,21 @@ pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
         (Place::Route, "upstream", None) => {
             return Some("write `upstream: NAME`, and what it is under the top-level `upstreams`".to_owned());
         }
-        (Place::Filter, "keys", Some(text)) => return named(&format!("{{jwks: \"{text}\"}}")),
+        (Place::Filter, "keys", Some(text)) if names(path).ends_with(&["jwt", "keys"]) => {
+            return named(&format!("{{jwks: \"{text}\"}}"));
+        }
         (Place::Filter, "request" | "response", _) => return named("{set: {x-name: value}}"),
         (Place::Log, "access", Some(text)) => return named(&format!("{{to: {}}}", flow(text))),
         (Place::Top, "log", Some(text)) => return named(&format!("{{level: {}}}", flow(text))),
         (Place::Top, "admin", Some(text)) if text.contains(':') => {
             return named(&format!("{{address: \"{text}\"}}"));
+        }
+        (Place::Top, "admin", Some(port)) if is_number(port) => {
+            return named(&format!("{{address: \"127.0.0.1:{port}\"}}"));
+        }
+        (Place::Top, "admin", _) => return named("{address: \"127.0.0.1:9901\"}"),
+        (Place::Match, "headers" | "query" | "metadata", _) if !expected.contains("string") => {
+            return named(&format!("{{{}}}", field(text)));
         }
         (Place::Top, "upstreams", _) => return named("{NAME: {endpoints: [\"127.0.0.1:3000\"]}}"),
         (Place::Top, "routes", Some(text)) if !is_number(text) => return named("[{upstream: NAME}]"),
@@ -148,28 +246,39 @@ pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
         (["routes", ITEM], Some(text)) if glued(text).is_none() && !is_number(text) => {
             return Some(format!("write `{{upstream: {}}}`", flow(text)));
         }
+        (["routes", ITEM], text) if text.is_none_or(|text| glued(text).is_none()) => {
+            return Some("write `{upstream: NAME}`".to_owned());
+        }
         (["listeners", ITEM], Some(text)) if glued(text).is_none() => {
             return Some(format!("write `{{address: \"{}\"}}`", address(text)));
         }
-        ([.., "filters", ITEM, "rate_limit"], Some(text)) => return named(&format!("{{rate: {text}}}")),
-        ([.., "filters", ITEM, "concurrency_limit"], Some(text)) => {
-            return named(&format!("{{max: {text}}}"));
+        ([.., "filters", ITEM, "rate_limit"], Some(rate)) if is_number(rate) => {
+            return named(&format!("{{rate: {rate}/s}}"));
         }
-        ([.., "filters", ITEM, "introspection"], Some(text)) => {
+        ([.., "filters", ITEM, "rate_limit"], Some(rate)) if rate.contains('/') => {
+            return named(&format!("{{rate: {rate}}}"));
+        }
+        ([.., "filters", ITEM, "concurrency_limit"], Some(most)) if is_number(most) => {
+            return named(&format!("{{max: {most}}}"));
+        }
+        ([.., "filters", ITEM, "introspection"], Some(text)) if text.contains("://") => {
             return named(&format!("{{url: {}, client_id: ..., client_secret: ...}}", flow(text)));
         }
-        ([.., "filters", ITEM, "oidc"], Some(text)) => {
+        ([.., "filters", ITEM, "oidc"], Some(text)) if text.contains("://") => {
             return named(&format!("{{issuer: {}, client_id: ..., session: {{secret: ...}}}}", flow(text)));
         }
         _ => {}
     }
+    if let Some(shape) = shape(path) {
+        return named(shape);
+    }
     // An upstream in one word.
-    if let ([crate::config::Segment::Key(upstreams), _], Some(text)) = (path.segments(), text)
+    if let ([Segment::Key(upstreams), _], Some(text)) = (path.segments(), text)
         && upstreams == "upstreams"
     {
         return Some(format!("write `{last}: {{endpoints: [{}]}}`", flow(text)));
     }
-    if let ([crate::config::Segment::Key(upstreams), _], true) = (path.segments(), is_list)
+    if let ([Segment::Key(upstreams), _], true) = (path.segments(), is_list)
         && upstreams == "upstreams"
     {
         let hint = match last {
@@ -203,6 +312,16 @@ pub(in crate::config) fn misfit(found: &Misfit<'_>) -> Option<String> {
         };
     }
     None
+}
+
+/// `x-version: 2` or `version=2`, as the one entry of a map.
+fn field(text: Option<&str>) -> String {
+    let pair = text.and_then(|text| text.split_once(": ").or_else(|| text.split_once('=')));
+    match pair.map(|(name, value)| (name.trim(), value.trim())) {
+        Some((name, value)) if !is_secret(name, false) => format!("{}: \"{value}\"", flow(name)),
+        Some((name, _)) => format!("{}: ...", flow(name)),
+        None => "x-name: value".to_owned(),
+    }
 }
 
 /// A location of nginx as a path of ours.

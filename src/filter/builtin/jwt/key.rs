@@ -1,10 +1,13 @@
 //! Keys, each pinned to the algorithms it may be used with: what a token's header says never widens that (RFC 8725,
 //! section 3.1). Keys are read by OpenSSL.
 
+use std::fmt;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use openssl::{
     bn::BigNum,
     ec::{EcGroup, EcKey},
+    error::ErrorStack,
     nid::Nid,
     pkey::{Id, PKey, Public},
     rsa::Rsa,
@@ -26,6 +29,8 @@ use crate::{
     },
     trust::{ROCA, is_roca_modulus},
 };
+
+const BROKEN: &str = "the key cannot be used";
 
 #[derive(Clone)]
 pub(crate) struct Key {
@@ -66,7 +71,6 @@ impl Key {
     }
 
     fn public(key: PKey<Public>) -> Result<Key, &'static str> {
-        const BROKEN: &str = "the key cannot be used";
         let algorithms = match key.id() {
             Id::RSA => {
                 let rsa = key.rsa().map_err(|_| BROKEN)?;
@@ -85,48 +89,61 @@ impl Key {
         Ok(Key { kid: None, algorithms: algorithms.to_vec(), material: Material::Public(key), digest })
     }
 
-    /// `None` for one that is not for verifying signatures here; RFC 7517, section 5, has such ones passed over.
-    fn jwk(jwk: Jwk) -> Option<Key> {
+    /// `None` for one that is not for verifying signatures.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be used. RFC 7517, section 5, has such ones passed over.
+    fn jwk(jwk: Jwk) -> Result<Option<Key>, &'static str> {
+        const NUMBERS: &str = "its numbers are missing, or not in base64url without padding";
         if jwk.usage.is_some_and(|usage| usage != "sig")
             || jwk.key_ops.is_some_and(|operations| !operations.iter().any(|operation| operation == "verify"))
         {
-            return None;
+            return Ok(None);
         }
-        let bytes = |text: &Option<String>| URL_SAFE_NO_PAD.decode(text.as_deref()?).ok();
+        let bytes = |text: &Option<String>| {
+            text.as_deref().and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).ok_or(NUMBERS)
+        };
         let mut key = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
             ("RSA", _) => {
-                let number = |text| BigNum::from_slice(&bytes(text)?).ok();
-                let rsa = Rsa::from_public_components(number(&jwk.n)?, number(&jwk.e)?).ok()?;
-                Key::public(PKey::from_rsa(rsa).ok()?).ok()?
+                // With zeros in front as well, which some issuers write although RFC 7518, section 6.3.1.1, does not have them.
+                let number = |text| BigNum::from_slice(&bytes(text)?).map_err(|_| NUMBERS);
+                let rsa = Rsa::from_public_components(number(&jwk.n)?, number(&jwk.e)?);
+                Key::public(rsa.and_then(PKey::from_rsa).map_err(|_| BROKEN)?)?
             }
             ("EC", Some("P-256")) => Key::point(Nid::X9_62_PRIME256V1, 32, &bytes(&jwk.x)?, &bytes(&jwk.y)?)?,
             ("EC", Some("P-384")) => Key::point(Nid::SECP384R1, 48, &bytes(&jwk.x)?, &bytes(&jwk.y)?)?,
             ("OKP", Some("Ed25519")) => {
-                let key = PKey::public_key_from_raw_bytes(&bytes(&jwk.x)?, Id::ED25519).ok()?;
-                Key::public(key).ok()?
+                let key = PKey::public_key_from_raw_bytes(&bytes(&jwk.x)?, Id::ED25519);
+                Key::public(key.map_err(|_| BROKEN)?)?
             }
-            // `oct` among them: a secret does not belong into a set of public keys.
-            _ => return None,
+            ("oct", _) => return Err("a secret does not belong into a set of public keys"),
+            _ => return Err("a key of this type is not supported (use RSA, P-256, P-384 or Ed25519)"),
         };
         if let Some(algorithm) = jwk.alg {
             key.algorithms.retain(|possible| possible.name() == algorithm);
+        }
+        if key.algorithms.is_empty() {
+            return Err("its `alg` is not one that is supported for its type");
         }
         let mut digest = Sha256::new();
         digest.update(&key.digest);
         digest.update(format!("{:?}{:?}", key.algorithms, jwk.kid).as_bytes());
         (key.kid, key.digest) = (jwk.kid, digest.finish());
-        Some(key).filter(|key| !key.algorithms.is_empty())
+        Ok(Some(key))
     }
 
     /// Checked to be a point of the curve.
-    fn point(curve: Nid, size: usize, x: &[u8], y: &[u8]) -> Option<Key> {
+    fn point(curve: Nid, size: usize, x: &[u8], y: &[u8]) -> Result<Key, &'static str> {
         if x.len() != size || y.len() != size {
-            return None;
+            return Err("`x` or `y` does not have the length that its curve needs");
         }
-        let group = EcGroup::from_curve_name(curve).ok()?;
-        let (x, y) = (BigNum::from_slice(x).ok()?, BigNum::from_slice(y).ok()?);
-        let key = EcKey::from_public_key_affine_coordinates(&group, &x, &y).ok()?;
-        Key::public(PKey::from_ec_key(key).ok()?).ok()
+        let key = || -> Result<_, ErrorStack> {
+            let group = EcGroup::from_curve_name(curve)?;
+            let (x, y) = (BigNum::from_slice(x)?, BigNum::from_slice(y)?);
+            PKey::from_ec_key(EcKey::from_public_key_affine_coordinates(&group, &x, &y)?)
+        };
+        Key::public(key().map_err(|_| "it is not a point of its curve")?)
     }
 }
 
@@ -160,8 +177,32 @@ struct Jwk {
 #[derive(Clone)]
 pub(crate) struct KeySet {
     keys: Vec<Key>,
+    /// For signatures, but not for use: who signs with one of them is refused.
+    pub unusable: Vec<Unusable>,
     /// Equal for sets of the same keys, in whatever order.
     pub fingerprint: [u8; 32],
+}
+
+/// A key of a set that is passed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unusable {
+    kid: Option<String>,
+    why: &'static str,
+}
+
+/// So much of a name is shown, which is the issuer's to choose.
+const LONGEST_NAME: usize = 64;
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kid {
+            Some(kid) => {
+                let shown: String = kid.chars().take(LONGEST_NAME).collect();
+                write!(f, "{shown:?}: {}", self.why)
+            }
+            None => write!(f, "one without `kid`: {}", self.why),
+        }
+    }
 }
 
 /// A set may have so many keys.
@@ -174,7 +215,7 @@ impl KeySet {
         let mut digests: Vec<[u8; 32]> = keys.iter().map(|key| key.digest).collect();
         digests.sort_unstable();
         let fingerprint = sha256(digests.as_flattened());
-        KeySet { keys, fingerprint }
+        KeySet { keys, unusable: Vec::new(), fingerprint }
     }
 
     /// A JWK Set (RFC 7517, section 5).
@@ -190,11 +231,18 @@ impl KeySet {
         if keys.len() > MOST_KEYS {
             return Err("a key set of more than 100 keys is not read");
         }
-        let keys = keys.into_iter().filter_map(|key| Key::jwk(serde_json::from_value(key).ok()?));
-        let keys: Vec<Key> = keys.collect();
-        match keys.is_empty() {
+        let (mut usable, mut unusable) = (Vec::new(), Vec::new());
+        for key in keys {
+            let kid = key.get("kid").and_then(Value::as_str).map(str::to_owned);
+            let key = serde_json::from_value(key).map_err(|_| "not a key in JSON");
+            match key.and_then(Key::jwk) {
+                Ok(key) => usable.extend(key),
+                Err(why) => unusable.push(Unusable { kid, why }),
+            }
+        }
+        match usable.is_empty() {
             true => Err("none of its keys can verify a signature (RSA, EC or Ed25519, `use: sig`)"),
-            false => Ok(KeySet::of(keys)),
+            false => Ok(KeySet { unusable, ..KeySet::of(usable) }),
         }
     }
 

@@ -136,6 +136,7 @@ impl Source {
     pub(crate) fn file(path: PathBuf, form: Form, keys: KeySet, metrics: SourceMetrics) -> Source {
         let name = path.display().to_string();
         metrics.keys(keys.len());
+        metrics.unusable(keys.unusable.len());
         metrics.succeeded(SystemTime::now());
         let held = Held { keys: Some(keys), generation: 0 };
         Source::new(Origin::File { path, form }, held, false, name, Some(metrics))
@@ -266,6 +267,9 @@ impl Shared {
         let mut pause = FIRST_PAUSE;
         let mut seen = [0; 32];
         let (mut said_away, mut said_old) = (false, false);
+        if let Some(keys) = &self.held.load().keys {
+            self.tell_unusable(keys);
+        }
         // What the file holds was read before.
         let mut due = matches!(self.origin, Origin::File { .. }).then_some(LOOK);
         loop {
@@ -364,15 +368,38 @@ impl Shared {
         self.count("success");
         if let Some(metrics) = &self.metrics {
             metrics.keys(keys.len());
+            metrics.unusable(keys.unusable.len());
             metrics.succeeded(SystemTime::now());
         }
         let held = self.held.load();
-        if held.keys.as_ref().is_some_and(|held| held.fingerprint == keys.fingerprint) {
+        let is_same = held.keys.as_ref().is_some_and(|held| held.fingerprint == keys.fingerprint);
+        let is_told = held.keys.as_ref().is_some_and(|held| held.unusable == keys.unusable);
+        if !is_told {
+            self.tell_unusable(&keys);
+        }
+        if is_same && is_told {
             return;
         }
-        event!(Info, "keys of the token issuer have changed", source = self.name, keys = keys.len());
-        let generation = held.generation + 1;
+        if !is_same {
+            event!(Info, "keys of the token issuer have changed", source = self.name, keys = keys.len());
+        }
+        let generation = held.generation + u64::from(!is_same);
         self.held.store(Arc::new(Held { keys: Some(keys), generation }));
+    }
+
+    fn tell_unusable(&self, keys: &KeySet) {
+        const MOST: usize = 10;
+        if keys.unusable.is_empty() {
+            return;
+        }
+        let told: Vec<String> = keys.unusable.iter().take(MOST).map(ToString::to_string).collect();
+        event!(
+            Warn,
+            "keys of the token issuer cannot be used, the others are",
+            source = self.name,
+            unusable = keys.unusable.len(),
+            why = told.join("; ")
+        );
     }
 
     /// For one of those who use them at least.

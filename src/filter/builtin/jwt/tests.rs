@@ -327,6 +327,47 @@ fn a_key_that_the_token_brings_along_is_not_used() {
     }
 }
 
+/// The modulus with so many zeros in front.
+fn modulus_behind(zeros: usize) -> String {
+    let modulus = private(Algorithm::RS256).rsa().unwrap().n().to_vec();
+    b64(&[vec![0; zeros], modulus].concat())
+}
+
+#[test]
+fn keys_of_a_set_that_cannot_be_used_are_told_with_why_and_those_for_other_uses_are_not() {
+    use crate::filter::builtin::jwt::key::KeySet;
+    let mut keys = vec![jwk(Algorithm::ES256, Some("good"))];
+    for (kid, change, why) in [
+        ("small", json!({"n": b64(&[0xff; 64])}), "2048 to 8192 bits"),
+        ("even", json!({"e": b64(&[2])}), "odd"),
+        ("padded", json!({"n": "AQAB=="}), "base64url"),
+        ("none", json!({"n": null}), "missing"),
+        ("alg", json!({"alg": "RSA-OAEP"}), "`alg`"),
+        ("oct", json!({"kty": "oct"}), "secret"),
+        ("type", json!({"kty": "AKP"}), "not supported"),
+        ("off", json!({"kty": "EC", "crv": "P-256", "x": b64(&[1; 32]), "y": b64(&[1; 32])}), "point"),
+        ("odd", json!({"kty": 7}), "not a key"),
+        ("enc", json!({"use": "enc", "n": null}), ""),
+        ("sign", json!({"key_ops": ["sign"], "n": null}), ""),
+    ] {
+        let mut key = jwk(Algorithm::RS256, Some(kid));
+        key.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let set = KeySet::jwks(json!({"keys": [keys[0], key]}).to_string().as_bytes()).unwrap();
+        let told: Vec<String> = set.unusable.iter().map(ToString::to_string).collect();
+        match why {
+            "" => assert_eq!(told, [""; 0], "{kid}"),
+            why => assert!(
+                told.len() == 1 && told[0].starts_with(&format!("{kid:?}: ")) && told[0].contains(why),
+                "{told:?}"
+            ),
+        }
+        assert_eq!(set.len(), 1, "{kid}");
+        keys.push(key);
+    }
+    let set = KeySet::jwks(json!({"keys": keys}).to_string().as_bytes()).unwrap();
+    assert_eq!((set.len(), set.unusable.len()), (1, 9));
+}
+
 #[test]
 fn a_key_of_a_set_is_used_as_it_says_and_no_other_way() {
     use Algorithm::*;
@@ -341,6 +382,9 @@ fn a_key_of_a_set_is_used_as_it_says_and_no_other_way() {
     };
     for (change, token, expected) in [
         (json!({}), rs("RS256"), ""),
+        // Some issuers write zeros in front.
+        (json!({"n": modulus_behind(1)}), rs("RS256"), ""),
+        (json!({"n": modulus_behind(3)}), rs("RS256"), ""),
         (json!({"use": "sig", "key_ops": ["verify"], "alg": "PS256"}), rs("PS256"), ""),
         (json!({"alg": "PS256"}), rs("RS256"), "the token's algorithm is not accepted"),
         (json!({"use": "enc"}), rs("RS256"), "the token's key is not known"),
