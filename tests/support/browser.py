@@ -14,7 +14,8 @@ from playwright.async_api import Error, async_playwright
 
 # Less than the tests wait, so that they hear what was waited for.
 DEADLINE = 36_000
-FLAGS = ["--no-sandbox", "--disable-dev-shm-usage"]
+# Pages of an OpenID provider ask for fonts from there, and wait for them.
+FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--host-resolver-rules=MAP fonts.googleapis.com ~NOTFOUND"]
 
 
 class Pages:
@@ -23,8 +24,8 @@ class Pages:
         self.pages = {}
         self.troubles = {}
 
-    async def open(self, page, url, width=1440, height=900, scheme="light", audited=False):
-        """`audited`: axe is put into the page, which its policy would not allow."""
+    async def open(self, page, url, width=1440, height=900, scheme="light", audited=False, travels=False):
+        """`audited`: axe is put into the page, which its policy would not allow. `travels`: it may go to other origins."""
         context = await self.browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce",
             bypass_csp=audited, ignore_https_errors=True, timezone_id="UTC", permissions=["clipboard-read", "clipboard-write"],
@@ -33,7 +34,7 @@ class Pages:
         origin = "/".join(url.split("/")[:3])
 
         def asked(request):
-            if not request.url.startswith((origin + "/", "data:")):
+            if not travels and not request.url.startswith((origin + "/", "data:")):
                 troubles.append(f"asked for {request.url}")
 
         def said(message):
@@ -65,13 +66,17 @@ class Pages:
         await self.pages[page].locator(inside).get_by_role(role, name=name, exact=True).first.click()
 
     async def type(self, page, label, text):
-        await self.pages[page].get_by_label(label).first.fill(text)
+        found = self.pages[page]
+        await found.get_by_label(label).or_(found.get_by_placeholder(label)).first.fill(text)
 
     async def press(self, page, key):
         await self.pages[page].keyboard.press(key)
 
     async def read(self, page, where):
         return await self.pages[page].locator(where).first.inner_text()
+
+    async def cookies(self, page, url):
+        return await self.pages[page].context.cookies(url)
 
     async def run(self, page, script):
         return await self.pages[page].evaluate(script)

@@ -85,10 +85,21 @@ impl Page {
         Page::at(&format!("http://{admin}"), view, look).await
     }
 
-    pub(crate) async fn at(origin: &str, view: &str, look: Look) -> Page {
+    /// Any page, which may send the browser to other origins.
+    pub(crate) async fn visit(url: &str) -> Page {
+        let page = Page::new("");
+        page.does("open", json!({"url": url, "travels": true})).await;
+        page
+    }
+
+    fn new(origin: &str) -> Page {
         let browser = Browser::shared();
         let name = format!("page{}", browser.deeds.fetch_add(1, Relaxed));
-        let page = Page { browser, name, origin: origin.to_owned() };
+        Page { browser, name, origin: origin.to_owned() }
+    }
+
+    pub(crate) async fn at(origin: &str, view: &str, look: Look) -> Page {
+        let page = Page::new(origin);
         let Look { width, height, scheme, audited } = look;
         let url = format!("{origin}/ui/#/{view}");
         page.does(
@@ -108,6 +119,16 @@ impl Page {
     /// Goes to another view of the same page.
     pub(crate) async fn go(&self, view: &str) {
         self.does("goto", json!({"url": format!("{}/ui/#/{view}", self.origin)})).await;
+    }
+
+    /// Goes to any page.
+    pub(crate) async fn go_to(&self, url: &str) {
+        self.does("goto", json!({"url": url})).await;
+    }
+
+    /// What the browser keeps for that place, as Playwright shows it.
+    pub(crate) async fn cookies(&self, url: &str) -> Vec<Value> {
+        serde_json::from_value(self.does("cookies", json!({"url": url})).await).unwrap()
     }
 
     /// Waits until `text` is to be seen in what the selector names.

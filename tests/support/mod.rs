@@ -22,6 +22,7 @@ pub(crate) mod load;
 pub(crate) mod lying_ca;
 pub(crate) mod name_server;
 pub(crate) mod namespace;
+pub(crate) mod node;
 pub(crate) mod observe;
 pub(crate) mod origin;
 pub(crate) mod pebble;
