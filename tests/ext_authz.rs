@@ -79,6 +79,12 @@ async fn a_service_of_envoys_protocol_is_told_of_the_request_and_edits_it() {
     ] {
         assert_eq!(all(upstream, name), expected, "{name}");
     }
+    send(gateway.address("main"), "POST", "/length", &[], "four").await.assert_status(200);
+    assert_eq!(
+        all(&echo.take()[0].1, "content-length"),
+        ["4"],
+        "how long a body is, is not the service's to say"
+    );
 
     let told = asked(&service, "ok?q=1").await;
     let attributes = &told["attributes"];

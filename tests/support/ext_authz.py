@@ -1,4 +1,4 @@
-"""A service of Envoy's ext_authz on the real grpcio and protobuf, for tests/ext_authz.rs.
+"""A service of Envoy's ext_authz on the real grpcio and protobuf, for tests/ext_authz.rs and bench/beside_ext_auth.
 
 Serves on a free port and prints it, then one line of JSON for each request that it is asked about. What it decides stands in the
 last part of the path. Ends when its input does. The messages are declared here once more, beside those in src.
@@ -122,13 +122,14 @@ def answer(http):
                 option("x-present", "theirs", append_action=3),
                 option("host", "evil.test"),
                 option(":path", "/evil"),
-                option("content-length", "7"),
             ]
         )
         ok.headers_to_remove.extend(["authorization", "host", "x-gone"])
         ok.response_headers_to_add.extend(
             [option("set-cookie", "s=1"), option("set-cookie", "t=2"), option("x-served", "theirs", append_action=2)]
         )
+    elif what == "length":
+        response.ok_response.headers.append(option("content-length", "7"))
     elif what == "denied":
         response.status.code = 16
         denied = response.denied_response
