@@ -8,7 +8,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
-    Backend, Gateway, Load, Redis, Totals, Yaml, get, metric, send, series, within_deadline,
+    Backend, Gateway, Load, Redis, Totals, Yaml, get, issuer::token_by_secret, metric, send, series,
+    within_deadline,
 };
 
 /// A route for each of `limits`, a path and the filter's options.
@@ -67,6 +68,91 @@ async fn more_keys_than_are_counted_are_told_in_the_metrics() {
     }
     let evicted = series(&gateway, "tidegate_rate_limit_evictions_total{limit=\"small\"}", &[]).await;
     assert_eq!(evicted, Some(5.0));
+}
+
+/// How many of so many requests with this header pass.
+async fn passing_with(address: SocketAddr, path: &str, header: (&str, &str), requests: usize) -> usize {
+    let mut passed = 0;
+    for _ in 0..requests {
+        let answer = send(address, "GET", path, &[header], "").await;
+        match answer.status.as_u16() {
+            200 => passed += 1,
+            _ => drop(answer.assert_reason(429, "rate_limited")),
+        }
+    }
+    passed
+}
+
+#[tokio::test]
+async fn the_plan_in_a_token_has_its_rate_and_so_has_the_owner_of_an_api_key() {
+    const SECRET: &str = "a-secret-of-thirty-two-bytes-or-more";
+    let backend = Backend::start().await;
+    let key_of = |name: &str| format!("the-key-of-{name}-which-nobody-guesses");
+    let keys = ["shop", "bank", "lab", "club"].map(|name| {
+        let hash = hex(&openssl::sha::sha256(key_of(name).as_bytes()));
+        format!("{{name: {name}, hash: 'sha256:{hash}'}}")
+    });
+    let route = |path: &str, filters: &str| {
+        format!("match: {{path: {path}}}, filters: [{filters}, {{rewrite: {{path: /}}}}], upstream: origin")
+    };
+    let by_claim =
+        "{rate_limit: {rate: {by: {claim: plan}, free: 1/h, pro: 3/h, other: 2/h}, key: {claim: sub}}}";
+    let by_user = "{rate_limit: {rate: {by: user, shop: 2/h, bank: 3/h}, key: route}}";
+    let yaml = Yaml::new()
+        .with_upstream("origin", [backend.address()], "")
+        .with_route(&route("/claim", &format!("{{jwt: {{keys: {{secret: {SECRET}}}}}}}, {by_claim}")))
+        .with_route(&route("/user", &format!("{{api_key: {{keys: [{}]}}}}, {by_user}", keys.join(", "))));
+    let gateway = yaml.start().await;
+    let address = gateway.address("main");
+    for (claims, expected) in [
+        (r#"{"sub":"alice","plan":"free","exp":9999999999}"#, 1),
+        (r#"{"sub":"bob","plan":"pro","exp":9999999999}"#, 3),
+        (r#"{"sub":"carol","plan":"free","exp":9999999999}"#, 1),
+        (r#"{"sub":"dave","plan":"gold","exp":9999999999}"#, 2),
+        (r#"{"sub":"erin","exp":9999999999}"#, 2),
+        // Whoever changes the plan begins anew.
+        (r#"{"sub":"alice","plan":"pro","exp":9999999999}"#, 3),
+        (r#"{"sub":"alice","plan":"free","exp":9999999999}"#, 0),
+    ] {
+        let token = format!("Bearer {}", token_by_secret(SECRET, claims));
+        let passed = passing_with(address, "/claim", ("authorization", &token), 4).await;
+        assert_eq!(passed, expected, "{claims}");
+    }
+    // A stranger has no plan: it is refused before it is counted.
+    get(address, "/claim").await.assert_reason(401, "unauthenticated");
+    // Those that are not named share the lowest.
+    for (name, expected) in [("shop", 2), ("bank", 3), ("lab", 2), ("club", 0)] {
+        let passed = passing_with(address, "/user", ("x-api-key", &key_of(name)), 4).await;
+        assert_eq!(passed, expected, "{name}");
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn a_dry_run_lets_all_pass_and_counts_those_it_would_have_refused() {
+    let (backend, redis) = (Backend::start().await, Redis::start().await);
+    let shared =
+        format!("rate: 1/h, dry_run: true, name: shared, store: {{redis: '{}', timeout: 10s}}", redis.url());
+    let limits = [
+        ("/own", "rate: 2/h, dry_run: true, name: own"),
+        ("/window", "rate: 3/h, dry_run: true, name: window, algorithm: sliding_window"),
+        ("/shared", shared.as_str()),
+        ("/real", "rate: 2/h, name: real"),
+    ];
+    let gateway = Gateway::start(&gateway(&limits, backend.address())).await;
+    for (path, passed) in [("/own", 5), ("/window", 5), ("/shared", 5), ("/real", 2)] {
+        assert_eq!(passing(gateway.address("main"), path, 5).await, passed, "{path}");
+    }
+    for (name, beyond) in [("own", 3.0), ("window", 2.0), ("shared", 4.0)] {
+        let series_of_it = format!("tidegate_rate_limit_dry_run_total{{limit=\"{name}\"}}");
+        assert_eq!(series(&gateway, &series_of_it, &[]).await, Some(beyond), "{name}");
+    }
+    // Only what was refused is an error, and only a dry run counts what was not.
+    assert_eq!(metric(&gateway, "tidegate_errors_total", &["reason=\"rate_limited\""]).await, 3.0);
+    assert_eq!(series(&gateway, "tidegate_rate_limit_dry_run_total{limit=\"real\"}", &[]).await, None);
 }
 
 #[tokio::test]

@@ -206,3 +206,25 @@ async fn each_key_has_so_many_under_way_and_a_client_that_leaves_gives_its_place
         one.await.unwrap().assert_status(200);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_refuses_nobody_and_counts_those_beyond_its_limit() {
+    let origin = Origin::start().await;
+    let filters =
+        "filters: [{concurrency_limit: {max: 2, key: {header: x-key}, name: rehearsal, dry_run: true}}]";
+    let gateway = super::gateway(filters, &[&origin], "").await;
+    let ask = |key: &'static str| {
+        let mut client = Client::new(&gateway);
+        tokio::spawn(async move { client.send("GET", "/", &[("x-key", key)], "").await })
+    };
+    origin.hold();
+    let asked = ["a", "a", "a", "a", "a", "b"].map(ask);
+    origin.wait_for("six under way", |counts| counts.in_flight == 6).await;
+    let beyond = metric(&gateway, "tidegate_rate_limit_dry_run_total", &["limit=\"rehearsal\""]).await;
+    assert_eq!(beyond, 3.0);
+    origin.release();
+    for one in asked {
+        one.await.unwrap().assert_status(200).assert_no_reason();
+    }
+    assert_eq!(metric(&gateway, "tidegate_errors_total", &["reason=\"rate_limited\""]).await, 0.0);
+}
