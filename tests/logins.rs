@@ -27,7 +27,7 @@ struct Stage {
 
 impl Stage {
     /// `lifetime` is that of an access token, in seconds. `by_session`: the provider ends sessions by their names, not all of a user's.
-    /// A public client has no secret, and PKCE alone protects its login.
+    /// A public client has no secret, and PKCE alone protects its login; its ID tokens are signed with a younger algorithm.
     async fn start(lifetime: u64, by_session: bool, secret: Option<&str>) -> Stage {
         let directory = TempDir::new().unwrap();
         let root = authority("cluster.local");
@@ -55,9 +55,10 @@ impl Stage {
         let gateway = Gateway::start_in(directory, &yaml.to_string(), &[]).await;
         let address = gateway.address("main");
         let app = format!("https://app.localhost:{}", address.port());
+        let algorithm = if secret.is_some() { "RS256" } else { "Ed25519" };
         let told = json!({
             "application": app, "backchannel": format!("https://{address}/oidc/ended"), "secret": secret,
-            "algorithm": "RS256", "sessions": by_session, "lifetime": lifetime, "groups": 120,
+            "algorithm": algorithm, "sessions": by_session, "lifetime": lifetime, "groups": 120,
         });
         provider.write_line(&told.to_string());
         Stage { provider, issuer, upstream, gateway, app }

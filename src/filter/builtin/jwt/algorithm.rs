@@ -34,6 +34,8 @@ pub(crate) enum Algorithm {
     PS512,
     ES256,
     ES384,
+    // Keys are of Ed25519 alone, and RFC 9864 has it under that name.
+    #[serde(alias = "Ed25519")]
     EdDSA,
 }
 

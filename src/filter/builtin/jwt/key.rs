@@ -109,7 +109,8 @@ impl Key {
             _ => return None,
         };
         if let Some(algorithm) = jwk.alg {
-            key.algorithms.retain(|possible| possible.name() == algorithm);
+            key.algorithms
+                .retain(|possible| algorithm.parse::<Algorithm>().is_ok_and(|named| named == *possible));
         }
         let mut digest = Sha256::new();
         digest.update(&key.digest);
