@@ -26,6 +26,14 @@ pub(super) struct Record {
     pub key: String,
 }
 
+/// What has become of orders, as it is stored.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Tried {
+    /// The directories of the CAs that they are of, in order.
+    pub cas: Vec<String>,
+    pub attempts: Attempts,
+}
+
 pub(super) struct Holding {
     /// What it is to be for.
     pub names: Arc<[Arc<str>]>,

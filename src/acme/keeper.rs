@@ -284,7 +284,7 @@ impl Keeper {
                 continue;
             }
             let Some(account) = desk.accounts.get(&id.0) else { continue };
-            let attempts = load_attempts(&id, account.storage.as_ref()).await.unwrap_or_default();
+            let attempts = load_attempts(&id, account).await.unwrap_or_default();
             let held = self.load(&id, &names, account.storage.as_ref(), SystemTime::now()).await;
             let holding = Holding { attempts, ..Holding::new(names, Want::Named, held) };
             self.lock().holdings.insert(id, holding);
@@ -360,20 +360,20 @@ impl Keeper {
                 continue;
             }
             if holding.is_due(of.settings.renewal, now) {
-                match holding.attempts.next(of.cas.len(), now) {
+                let ca = match holding.attempts.next(of.cas.len(), now) {
+                    Next::Try(ca, _) => ca,
+                    // Another gateway may have a certificate meanwhile: that is looked for now and then.
+                    Next::Wait(_) if of.storage.is_shared() => 0,
                     Next::Wait(until) => {
                         next = next.min(until);
                         continue;
                     }
-                    Next::Try(ca, _) => {
-                        if orders.len() >= of.settings.at_once.get() {
-                            continue;
-                        }
-                        holding.is_busy = true;
-                        orders.spawn(self.clone().order(of.clone(), (account.clone(), name.clone()), ca));
-                        continue;
-                    }
+                };
+                if orders.len() < of.settings.at_once.get() {
+                    holding.is_busy = true;
+                    orders.spawn(self.clone().order(of.clone(), (account.clone(), name.clone()), ca));
                 }
+                continue;
             }
             let Some(held) = &mut holding.held else { continue };
             next = next.min(held.due(of.settings.renewal));
@@ -442,7 +442,7 @@ impl Keeper {
                 Ok(Outcome::Held(held)) => {
                     let had_failed = !holding.attempts.is_new();
                     holding.held = Some(*held);
-                    holding.is_wanted = false;
+                    (holding.is_wanted, holding.is_woken) = (false, false);
                     holding.failed = None;
                     holding.attempts.succeeded();
                     had_failed.then(Attempts::default)
@@ -456,7 +456,7 @@ impl Keeper {
             }
         };
         if let Some(attempts) = attempts {
-            let text = serde_json::to_vec(&attempts).unwrap_or_default();
+            let text = serde_json::to_vec(&Tried { cas: directories(&of), attempts }).unwrap_or_default();
             if let Err(trouble) = storage.save(&place("attempts", &id), &text, Keep::ForGood).await {
                 event!(Warn, "failed orders cannot be written down", name = leading(&id), why = trouble);
             }
@@ -517,9 +517,12 @@ impl Keeper {
             let is_new = holding.held.is_none() && holding.attempts.is_new();
             (holding.names.clone(), holding.is_wanted, holding.want, is_new)
         };
-        // Whoever was asked a moment ago is not asked again.
+        let now = SystemTime::now();
+        let next = self.next_ca(of, id, now).await;
+        // Whoever was asked a moment ago is not asked again, nor before an order that cannot be made yet.
         if want == Want::OnDemand
             && !is_new
+            && matches!(next, Next::Try(..))
             && let Some(asking) = &of.asking
         {
             match self.allowed(asking, id).await {
@@ -528,7 +531,6 @@ impl Keeper {
                 None => return Ok(Outcome::NotYet(LONGEST_SLEEP)),
             }
         }
-        let now = SystemTime::now();
         // Another gateway may have ordered meanwhile.
         if let Some(stored) = storage.load(&key).await?
             && let Ok((certificate, record)) = read(&names, &stored)
@@ -544,18 +546,22 @@ impl Keeper {
                 return Ok(Outcome::Held(Box::new(found)));
             }
         }
-        let failures = match self.next_ca(of, id, now).await {
+        let failures = match next {
             Next::Try(ca, failures) => {
                 turn.ca = ca;
                 failures
             }
-            Next::Wait(until) => return Ok(Outcome::NotYet(until.duration_since(now).unwrap_or_default())),
+            Next::Wait(until) => {
+                let wait = until.duration_since(now).unwrap_or_default();
+                return Ok(Outcome::NotYet(if storage.is_shared() { wait.min(LONGEST_SLEEP) } else { wait }));
+            }
         };
         let is_strangers = want == Want::OnDemand && before.is_none();
         if let Err(wait) = self.take_order(of, is_strangers) {
             self.acme().throttled(&id.0);
             return Ok(Outcome::NotYet(wait));
         }
+        self.lock().holdings.get_mut(id).into_iter().for_each(|holding| holding.is_woken = false);
         let ca = &of.cas[turn.ca];
         let Obtained { certificate, .. } =
             self.obtain(of, (id, &names), ca, failures, before.as_ref()).await?;
@@ -577,13 +583,15 @@ impl Keeper {
 
     /// A CA counts the failures of all gateways, so they rest together; an operator's word counts once more than that.
     async fn next_ca(&self, of: &AccountDesk, id: &Id, now: SystemTime) -> Next {
-        let stored = load_attempts(id, of.storage.as_ref()).await;
+        let stored = load_attempts(id, of).await;
         let mut inner = self.lock();
         let Some(holding) = inner.holdings.get_mut(id) else { return Next::Wait(now) };
-        if let Some(stored) = stored {
+        // What a storage has not taken is known here alone.
+        let is_known_here = holding.failed.as_ref().is_some_and(|failed| failed.trouble.reason == Reason::Storage);
+        if let Some(stored) = stored.filter(|_| !is_known_here) {
             holding.attempts = stored;
         }
-        if std::mem::take(&mut holding.is_woken) {
+        if holding.is_woken {
             holding.attempts.wake();
         }
         holding.attempts.next(of.cas.len(), now)
@@ -682,10 +690,15 @@ enum Outcome {
     NotAllowed,
 }
 
-/// `None` where nobody knows of any.
-async fn load_attempts(id: &Id, storage: &dyn Storage) -> Option<Attempts> {
-    let stored = storage.load(&place("attempts", id)).await.ok().flatten()?;
-    serde_json::from_slice(&stored).ok()
+/// `None` where nobody knows of any with these CAs.
+async fn load_attempts(id: &Id, of: &AccountDesk) -> Option<Attempts> {
+    let stored = of.storage.load(&place("attempts", id)).await.ok().flatten()?;
+    let tried: Tried = serde_json::from_slice(&stored).ok()?;
+    (tried.cas == directories(of)).then_some(tried.attempts)
+}
+
+fn directories(of: &AccountDesk) -> Vec<String> {
+    of.cas.iter().map(|ca| ca.settings.directory.clone()).collect()
 }
 
 /// The name that it is told by.

@@ -121,7 +121,8 @@ impl Key {
             _ => return Err("a key of this type is not supported (use RSA, P-256, P-384 or Ed25519)"),
         };
         if let Some(algorithm) = jwk.alg {
-            key.algorithms.retain(|possible| possible.name() == algorithm);
+            key.algorithms
+                .retain(|possible| algorithm.parse::<Algorithm>().is_ok_and(|named| named == *possible));
         }
         if key.algorithms.is_empty() {
             return Err("its `alg` is not one that is supported for its type");
