@@ -378,11 +378,12 @@ fn completions_are_read_by_their_shells() {
         let file = TempDir::new().unwrap();
         let path = file.path().join("script");
         std::fs::write(&path, &script.stdout).unwrap();
-        match std::process::Command::new(shell).args(args).arg(&path).output() {
-            Ok(output) => assert!(output.status.success(), "{shell}: {output:?}"),
-            // Not everybody has all of them.
-            Err(_) => eprintln!("skipped: there is no {shell} here"),
-        }
+        let output = std::process::Command::new(shell).args(args).arg(&path).output();
+        let output = output.unwrap_or_else(|error| panic!("{shell}: {error} (`make test` installs it)"));
+        assert!(output.status.success(), "{shell}: {output:?}");
+    }
+    for shell in ["elvish", "powershell"] {
+        run("", &["completions", shell]).assert(0, "upgrade", "");
     }
     run("", &["completions", "tcsh"]).assert(2, "", "possible values");
     // What bash would offer.

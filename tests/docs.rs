@@ -12,9 +12,10 @@ use std::{
     time::SystemTime,
 };
 
+use serde_json::json;
 use tempfile::TempDir;
 use tidegate::{
-    config,
+    config, convert,
     error::Reason,
     filter, grpc,
     identity::{JoinToken, ca::Authority, parse_trust_domain},
@@ -26,28 +27,121 @@ use crate::support::plugins::{module, put};
 
 #[test]
 fn every_configuration_in_the_documentation_compiles() {
-    let mut pages = files("docs", "md");
-    pages.push(root().join("README.md"));
     // Files that blocks name, as the reader is to have them.
     let stage = TempDir::new().unwrap();
     stage_identity(stage.path());
+    stage_parts(stage.path());
     let token = JoinToken::new([0; 32]).unwrap().text();
-    let mut compiled = 0;
-    for page in pages {
+    let (mut compiled, mut parts) = (0, 0);
+    for page in pages() {
         let name = page.strip_prefix(root()).unwrap().display().to_string();
-        for block in blocks(&fs::read_to_string(&page).unwrap()) {
+        for (mark, block) in marked(&fs::read_to_string(&page).unwrap()) {
             // A variable that the reader is to set.
             let block =
                 block.replace("${env:ADMIN_TOKEN}", "secret").replace("${env:JOIN_TOKEN}", token.expose());
             let block = block
                 .replace("${env:OIDC_SECRET}", "secret")
-                .replace("${env:SESSION_SECRET}", &"secret".repeat(8));
+                .replace("${env:SESSION_SECRET}", &"secret".repeat(8))
+                .replace("${env:REDIS_PASSWORD}", "secret")
+                .replace("${env:SENTINEL_PASSWORD}", "secret")
+                .replace("${file:/run/secrets/", "${file:secrets/")
+                .replace("/etc/letsencrypt/live/example.com/fullchain.pem", "tls/edge.crt")
+                .replace("/etc/letsencrypt/live/example.com/privkey.pem", "tls/edge.key");
             let staged = stage.path().join("page.md").display().to_string();
-            compile(&name, config::parse(&block, &staged));
+            let Some(whole) = whole(&format!("{name}: {mark}"), mark, &block) else { continue };
+            compile(&name, config::parse(&whole, &staged));
             compiled += 1;
+            parts += usize::from(!mark.is_empty());
         }
     }
-    assert!(compiled > 20, "only {compiled} blocks found");
+    assert!(compiled > 20 && parts > 10, "only {compiled} blocks found, and {parts} parts");
+}
+
+/// A configuration without a mark would be looked at by nobody: `yaml`, `yaml part` or one of those of `whole`.
+#[test]
+fn every_block_that_is_yaml_is_marked() {
+    let schema = config::Config::json_schema(&filter::Registry::built_in().schemas());
+    let known = schema["properties"].as_object().unwrap();
+    for page in pages() {
+        for block in unmarked(&fs::read_to_string(&page).unwrap()) {
+            let Ok(serde_json::Value::Object(map)) = serde_yaml::from_str(&block) else { continue };
+            let is_configuration =
+                map.iter().any(|(key, value)| known.contains_key(key) || !value.is_string());
+            assert!(!is_configuration, "{}: mark this as `yaml`, see `whole`:\n{block}", page.display());
+        }
+    }
+    assert_eq!(
+        unmarked("```\na: 1\n```\n```yaml part\nb: 1\n```\n  ```\n  c: 1\n  ```\n"),
+        ["a: 1\n", "  c: 1\n"]
+    );
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages = files("docs", "md");
+    pages.extend(["README.md", "plugins/README.md", "docker/README.md"].map(|page| root().join(page)));
+    pages
+}
+
+/// A part of a configuration with what it needs to be a whole; none of what is no configuration of ours.
+fn whole(name: &str, mark: &str, block: &str) -> Option<String> {
+    if mark.is_empty() {
+        return Some(block.to_owned());
+    }
+    let part: serde_json::Value =
+        serde_yaml::from_str(block).unwrap_or_else(|error| panic!("{name}: {error}\n{block}"));
+    let mut config = match mark {
+        "part" => part,
+        "part of listeners.tls" => json!({"listeners": [{"address": "127.0.0.1:8000", "tls": part}]}),
+        "part of rate_limit" => {
+            let mut options = json!({"rate": "10/s"});
+            options.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
+            json!({"routes": [{"filters": [{"rate_limit": options}], "respond": {"body": "hello"}}]})
+        }
+        "traefik" => {
+            let converted = convert::traefik::convert(&[(name.to_owned(), block.to_owned())]).unwrap();
+            assert!(converted.left.is_empty(), "{:?}", converted.left);
+            return Some(converted.file.to_string());
+        }
+        // `make deploy-check` renders the chart with them.
+        "values" | "prometheus" => return None,
+        other => panic!("{name}: nobody knows what {other:?} is"),
+    };
+    for (key, value) in [
+        ("listeners", json!([{"address": "127.0.0.1:8000"}])),
+        ("routes", json!([{"respond": {"body": "hello"}}])),
+    ] {
+        config.as_object_mut().unwrap().entry(key).or_insert(value);
+    }
+    Some(config.to_string())
+}
+
+/// The files that parts name.
+fn stage_parts(directory: &Path) {
+    for folder in ["pages", "secrets", "target/plugins"] {
+        fs::create_dir_all(directory.join(folder)).unwrap();
+    }
+    for (file, text) in [
+        ("pages/404.html", "<p>{detail}</p>"),
+        ("pages/5xx.html", "<p>{detail}</p>"),
+        ("pages/5xx.json", "{\"error\": \"{reason}\"}"),
+        ("pages/error.html", "<p>{detail}</p>"),
+        ("pages/closed.html", "<p>closed</p>"),
+        ("secrets/admin", "secret"),
+        ("secrets/redis", "secret"),
+        ("upstreams.yaml", "upstreams: {shop: {endpoints: [127.0.0.1:9001]}}"),
+    ] {
+        fs::write(directory.join(file), text).unwrap();
+    }
+    for (from, to) in [
+        ("internal.pem", "tls/redis-ca.crt"),
+        ("gateway.pem", "tls/gateway.crt"),
+        ("gateway.key", "tls/gateway.key"),
+    ] {
+        fs::copy(directory.join(from), directory.join(to)).unwrap();
+    }
+    for plugin in ["api-version", "auth", "cards", "dotfiles"] {
+        put(&directory.join("target/plugins"), plugin, &module("headers"));
+    }
 }
 
 #[test]
@@ -199,6 +293,35 @@ fn compile(name: &str, loaded: Result<config::Loaded, config::Problems>) {
 /// What stands between "```yaml" and "```".
 fn blocks(page: &str) -> impl Iterator<Item = &str> {
     page.split("```yaml\n").skip(1).map(|from| from.split_once("```").expect("the block ends").0)
+}
+
+/// What stands between "```yaml MARK" and "```", with the mark.
+fn marked(page: &str) -> impl Iterator<Item = (&str, &str)> {
+    page.split("```yaml").skip(1).map(|from| {
+        let (mark, block) = from.split_once('\n').expect("the line ends");
+        (mark.trim(), block.split_once("```").expect("the block ends").0)
+    })
+}
+
+/// Blocks of which nothing says what they are.
+fn unmarked(page: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open: Option<(bool, String)> = None;
+    for line in page.lines() {
+        let fence = line.trim_start().strip_prefix("```");
+        match (fence, &mut open) {
+            (Some(mark), None) => open = Some((mark.trim().is_empty(), String::new())),
+            (Some(_), Some(_)) => {
+                found.extend(open.take().filter(|(is_unmarked, _)| *is_unmarked).map(|(_, text)| text))
+            }
+            (None, Some((_, text))) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    found
 }
 
 fn files(folder: impl AsRef<Path>, extension: &str) -> Vec<PathBuf> {

@@ -1,6 +1,9 @@
 //! Maps of a foreign file, read so that nothing is forgotten: whatever nobody has asked for by its name is reported in the end.
 
-use std::{collections::HashSet, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fmt::Write as _,
+};
 
 use super::{Left, Place};
 use crate::config::{Foreign, ForeignValue};
@@ -17,6 +20,8 @@ pub(crate) const FRAMING: [&str; 7] =
 pub(crate) struct Report {
     pub left: Vec<Left>,
     seen: HashSet<String>,
+    /// By the reason: what stands where.
+    needless: BTreeMap<&'static str, BTreeSet<(Place, String)>>,
 }
 
 impl Report {
@@ -27,6 +32,19 @@ impl Report {
             value => format!("{name}: {value}"),
         };
         self.add(value, what, why);
+    }
+
+    /// Nothing is missing without it.
+    pub(crate) fn needless(&mut self, name: &str, value: &Foreign, why: &'static str) {
+        self.needless.entry(why).or_default().insert((value.place(), shortened(name)));
+    }
+
+    /// A comment for each reason why something has no equal, and needs none.
+    pub(crate) fn needless_comments(&self) -> impl Iterator<Item = String> {
+        self.needless.iter().map(|(why, entries)| {
+            let names = entries.iter().map(|(place, name)| format!("{name} ({place})"));
+            format!("Needs no equal, {why}: {}", listed(names))
+        })
     }
 
     pub(crate) fn add(&mut self, at: &Foreign, what: impl Into<String>, why: impl Into<String>) {
@@ -180,7 +198,34 @@ impl<'f> Fields<'f> {
         items.iter().filter_map(Foreign::text).collect()
     }
 
-    /// Takes entries out that need no equal.
+    /// Takes entries out without which nothing is missing.
+    pub(crate) fn needless(&mut self, names: &[&str], why: &'static str, report: &mut Report) {
+        for name in names {
+            if let Some(value) = self.take(name) {
+                report.needless(name, value, why);
+            }
+        }
+    }
+
+    /// Takes an entry out that is not carried over.
+    pub(crate) fn leave(&mut self, name: &str, why: &str, report: &mut Report) {
+        if let Some(value) = self.take(name) {
+            self.tell(name, value, why, report);
+        }
+    }
+
+    /// Takes a flag out whose one value says what happens here anyway, and whose other value is not carried over.
+    pub(crate) fn usual(&mut self, name: &str, usual: bool, why: &str, report: &mut Report) {
+        match self.take(name) {
+            Some(value) if value.value == ForeignValue::Flag(usual) => {
+                report.needless(name, value, "since it is so here in any case");
+            }
+            Some(value) => self.tell(name, value, why, report),
+            None => {}
+        }
+    }
+
+    /// Takes entries out that are read elsewhere.
     pub(crate) fn skip(&mut self, names: &[&str]) {
         self.entries.retain(|(name, _)| !names.contains(name));
     }
@@ -230,6 +275,25 @@ pub(crate) fn excerpt(value: &Foreign) -> String {
     let mut text = String::new();
     write(&mut text, value);
     shortened(&text)
+}
+
+/// All of them, in lines that fit a screen.
+pub(crate) fn listed(items: impl Iterator<Item = String>) -> String {
+    const WIDTH: usize = 110;
+    let mut text = String::new();
+    let mut width = 0;
+    for (index, item) in items.enumerate() {
+        text.push_str(if index == 0 { "" } else { "," });
+        if width > WIDTH {
+            text.push_str("\n  ");
+            width = 0;
+        } else if index > 0 {
+            text.push(' ');
+        }
+        width += item.len() + 2;
+        text.push_str(&item);
+    }
+    text
 }
 
 fn shortened(text: &str) -> String {

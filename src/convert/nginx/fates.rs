@@ -21,7 +21,7 @@ const FASTCGI: &str = "upstreams speak HTTP: put a server that does in front of 
 const LUA: &str = "Lua is not run here: see docs/plugins.md for filters in WebAssembly";
 const CACHE: &str = "responses are not cached";
 const BUFFERS: &str = "since bodies are passed on as they come";
-const TLS: &str = "since TLS has one safe setting here";
+const TLS: &str = "since TLS is safe as it is here: `tls.ciphers` and `tls.groups` of a listener narrow it";
 const BODY: &str = "bodies are not changed";
 
 /// Read in the blocks where they are expected, and left in others.
@@ -32,10 +32,11 @@ const READ: &str = "http stream server location upstream events if map split_cli
     proxy_connect_timeout proxy_read_timeout proxy_send_timeout grpc_connect_timeout grpc_read_timeout grpc_send_timeout proxy_timeout \
     error_page proxy_intercept_errors proxy_next_upstream proxy_next_upstream_tries proxy_ssl_verify proxy_ssl_name proxy_ssl_trusted_certificate \
     proxy_ssl_certificate proxy_ssl_certificate_key proxy_ssl proxy_redirect proxy_cookie_domain proxy_cookie_path \
-    client_max_body_size client_body_timeout client_header_timeout send_timeout keepalive_timeout keepalive_requests \
-    large_client_header_buffers limit_req limit_req_zone limit_req_status limit_conn limit_conn_zone \
+    client_max_body_size client_body_timeout client_header_timeout send_timeout keepalive_timeout keepalive_requests http2_max_concurrent_streams \
+    large_client_header_buffers limit_req limit_req_zone limit_req_status limit_conn limit_conn_zone limit_conn_status \
     gzip gzip_types gzip_min_length gzip_comp_level ssl_certificate ssl_certificate_key ssl_protocols \
-    ssl_client_certificate ssl_verify_client ssl_crl ssl_preread proxy_protocol mirror set_real_ip_from real_ip_header log_format access_log ssl";
+    ssl_client_certificate ssl_verify_client ssl_crl ssl_preread proxy_protocol mirror set_real_ip_from real_ip_header log_format access_log ssl \
+    least_conn ip_hash hash random keepalive keepalive_time zone sticky";
 
 const TABLE: &[(&str, Fate)] = &[
     (
@@ -48,7 +49,7 @@ const TABLE: &[(&str, Fate)] = &[
          log_not_found log_subrequest rewrite_log uninitialized_variable_warn keepalive_disable lingering_close lingering_time lingering_timeout \
          reset_timedout_connection limit_req_log_level limit_conn_log_level proxy_temp_path \
          client_body_temp_path max_ranges etag if_modified_since gzip_buffers gzip_http_version gzip_vary \
-         http2_max_concurrent_streams http2_recv_buffer_size http2_chunk_size preread_buffer_size preread_timeout \
+         http2_recv_buffer_size http2_chunk_size preread_buffer_size preread_timeout \
          proxy_socket_keepalive charset_types chunked_transfer_encoding server_tokens absolute_redirect \
          port_in_redirect server_name_in_redirect",
         Fate::Needless(INSIDE),
@@ -106,8 +107,8 @@ const TABLE: &[(&str, Fate)] = &[
         Fate::Left("bandwidth is not limited"),
     ),
     (
-        "limit_req_dry_run limit_conn_dry_run limit_conn_status",
-        Fate::Left("limits have no trial here, and their status is 429"),
+        "limit_req_dry_run limit_conn_dry_run",
+        Fate::Left("write `dry_run: true` in the filter, `rate_limit` or `concurrency_limit`"),
     ),
     ("stub_status status", Fate::Left("the admin API has metrics: GET /metrics")),
     (

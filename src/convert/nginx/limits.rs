@@ -1,4 +1,4 @@
-//! How much a client may send: `limit_req` and `client_max_body_size`.
+//! How much a client may send, and how much of it at once: `limit_req`, `limit_conn` and `client_max_body_size`.
 
 use super::{
     parser::Directive,
@@ -43,12 +43,68 @@ pub(super) fn chains(scope: &Scope<'_>, values: &Values, world: &mut World<'_>) 
             Err(why) => world.notes.leave(directive, why),
         }
     }
+    let status = scope.one("limit_conn_status").map_or("503", Directive::first).to_owned();
     for directive in scope.all("limit_conn") {
-        world
-            .notes
-            .leave(directive, "it is not taken over: see the filter `concurrency_limit`, and `limits.connections_per_ip` of the listener");
+        match concurrency(directive, values, world) {
+            Ok((name, chain)) => {
+                if status != "429" {
+                    world.notes.differ(directive, "`limit_conn` (what is too much is answered with 429 here, whatever `limit_conn_status` says)");
+                }
+                world.chains.set(&name, chain);
+                names.push(name);
+            }
+            Err(why) => world.notes.leave(directive, why),
+        }
     }
     names
+}
+
+/// nginx counts a connection while it has a request, and each request over HTTP/2: requests under way, as we do.
+fn concurrency(
+    directive: &Directive,
+    values: &Values,
+    world: &mut World<'_>,
+) -> Result<(String, crate::convert::draft::List), String> {
+    let zone = directive.first();
+    let most = most(directive)?;
+    let defined =
+        world.connection_zones.get(zone).copied().ok_or_else(|| format!("there is no zone {zone:?}"))?.read();
+    let (key, when) = match defined.first() {
+        "$server_name" | "$host" | "$http_host" => {
+            world
+                .notes
+                .differ(directive, "`limit_conn` by the name of the server (each host is counted alone)");
+            ("{host}".into(), None)
+        }
+        text => key(&values.expanded(text), values)?,
+    };
+    let limit = Map::new().with("max", most).with("key", key).with("name", plain(zone));
+    let mut limit = filter("concurrency_limit", limit);
+    when.into_iter().for_each(|when| limit.set("when", when));
+    Ok((format!("connections-{}-{most}", plain(zone)), [limit].into_iter().collect()))
+}
+
+fn most(directive: &Directive) -> Result<i64, String> {
+    let most =
+        directive.argument(1).parse::<i64>().ok().filter(|most| (1..=i64::from(u32::MAX)).contains(most));
+    most.ok_or_else(|| "its limit is no number from 1".to_owned())
+}
+
+/// Of a listener for TCP, which counts the connections of an address alone.
+pub(super) fn of_connections(scope: &Scope<'_>, world: &mut World<'_>) -> Option<i64> {
+    let mut found = None;
+    for directive in scope.all("limit_conn") {
+        let zone = world.connection_zones.get(directive.first()).map(|zone| zone.read().first());
+        match (zone, most(directive)) {
+            (Some("$binary_remote_addr" | "$remote_addr"), Ok(most)) if found.is_none() => found = Some(most),
+            (_, Err(why)) => world.notes.leave(directive, why),
+            _ => world.notes.leave(
+                directive,
+                "a listener for TCP has one limit, of the connections of an address: `limits.connections_per_ip`",
+            ),
+        }
+    }
+    found
 }
 
 fn limit(
@@ -142,4 +198,48 @@ fn key(text: &str, values: &Values) -> Result<(Node, Option<Map>), String> {
 
 fn plain(zone: &str) -> String {
     zone.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::nginx::converted;
+
+    #[test]
+    fn connections_are_limited_by_the_requests_under_way() {
+        for (key, expected) in [
+            ("$binary_remote_addr", "key: client_ip"),
+            ("$server_name", "key: \"{host}\""),
+            ("$http_x_key", "header: x-key"),
+        ] {
+            let (file, left) = converted(&format!(
+                "limit_conn_zone {key} zone=addr:10m; limit_conn_status 429;
+                server {{ listen 80; limit_conn addr 5;
+                    location /a {{ proxy_pass http://10.0.0.1; }} location /b {{ proxy_pass http://10.0.0.1; }} }}"
+            ));
+            assert!(left.is_empty() && file.contains("max: 5") && file.contains(expected), "{file}{left}");
+            // Both count together.
+            assert_eq!(file.matches("- connections-addr-5").count(), 2, "{file}");
+            assert_eq!(file.matches("concurrency_limit:").count(), 1, "{file}");
+        }
+        for (zone, limit, why) in [
+            ("$binary_remote_addr zone=addr:10m", "other 5", "there is no zone"),
+            ("$binary_remote_addr zone=addr:10m", "addr 0", "no number from 1"),
+            ("$request_id zone=addr:10m", "addr 5", "counted by an address, a header or a cookie"),
+        ] {
+            let (_, left) = converted(&format!(
+                "limit_conn_zone {zone}; server {{ listen 80; limit_conn {limit}; location / {{ proxy_pass http://10.0.0.1; }} }}"
+            ));
+            assert!(left.contains("not carried over: limit_conn") && left.contains(why), "{left}");
+        }
+    }
+
+    #[test]
+    fn a_stream_limits_the_connections_of_an_address() {
+        let (file, left) = converted(
+            "stream { limit_conn_zone $binary_remote_addr zone=addr:10m; limit_conn_zone $server_addr zone=all:1m;
+                server { listen 5432; limit_conn addr 5; limit_conn all 9; proxy_pass 10.0.0.1:5432; } }",
+        );
+        assert!(file.contains("connections_per_ip: 5"), "{file}");
+        assert!(left.contains("limit_conn all 9 (a listener for TCP") && !left.contains("addr 5"), "{left}");
+    }
 }

@@ -134,6 +134,9 @@ fn tls<'f>(scopes: &[&Scope<'f>], world: &mut World<'f>) -> Result<Map, Missing<
         if has("TLSv1") || has("TLSv1.1") {
             world.notes.differ(protocols, "`ssl_protocols` (TLS before 1.2 is not spoken here)");
         }
+        if has("TLSv1.2") && !has("TLSv1.3") {
+            tls.set("max_version", "1.2");
+        }
     }
     Ok(tls)
 }
@@ -194,16 +197,28 @@ fn limits<'f>(
     let mut limits = Map::new();
     for (theirs, ours) in TIMES {
         if let Some(directive) = of_all(theirs, scope, there, world) {
+            if theirs == "keepalive_timeout" && directive.arguments.len() > 1 {
+                world.notes.leave_in_part(
+                    directive,
+                    "its second time: clients are not told in a `Keep-Alive` field how long a connection stays open",
+                );
+            }
             match units::duration(directive.first()).filter(|time| time != "0s") {
                 Some(time) => limits.set(ours, time),
                 None => world.notes.leave(directive, "a timeout is a time above 0 here"),
             }
         }
     }
-    if let Some(directive) = of_all("keepalive_requests", scope, there, world) {
-        match directive.first().parse::<i64>().ok().filter(|number| (1..=1_000_000_000).contains(number)) {
-            Some(number) => limits.set("requests_per_connection", number),
-            None => world.notes.leave(directive, "that is no number of requests"),
+    for (theirs, ours) in [
+        ("keepalive_requests", "requests_per_connection"),
+        ("http2_max_concurrent_streams", "streams_per_connection"),
+    ] {
+        if let Some(directive) = of_all(theirs, scope, there, world) {
+            match directive.first().parse::<i64>().ok().filter(|number| (1..=1_000_000_000).contains(number))
+            {
+                Some(number) => limits.set(ours, number),
+                None => world.notes.leave(directive, "that is no number of requests"),
+            }
         }
     }
     if let Some(directive) = of_all("large_client_header_buffers", scope, there, world) {
@@ -265,6 +280,22 @@ mod tests {
         let found = convert(&file, None).unwrap();
         let left = found.left.iter().map(ToString::to_string).collect::<Vec<_>>();
         (found.file.to_string(), left.join("\n"))
+    }
+
+    #[test]
+    fn each_limit_of_connections_is_the_listener_s_or_named() {
+        let (file, left) = crate::convert::nginx::converted(
+            "keepalive_timeout 75s 20s; keepalive_requests 7; http2_max_concurrent_streams 9;
+            server { listen 80; return 204; }",
+        );
+        for limit in ["idle_timeout: 75s", "requests_per_connection: 7", "streams_per_connection: 9"] {
+            assert!(file.contains(limit), "{file}");
+        }
+        assert!(
+            left.starts_with("a.conf:1: not carried over: keepalive_timeout 75s 20s (its second time"),
+            "{left}"
+        );
+        assert!(file.contains(&format!("# {left}")), "{file}");
     }
 
     #[test]

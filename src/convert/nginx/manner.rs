@@ -50,12 +50,7 @@ impl Manner {
 
 /// nginx verifies nobody unless it is told to.
 pub(super) fn tls(authority: &str, scope: &Scope<'_>, world: &World<'_>) -> Result<Map, String> {
-    if scope.one("proxy_ssl_certificate").is_some() {
-        return Err(
-            "an upstream is shown the gateway's identity, and no other certificate: see docs/upstream-tls.md"
-                .to_owned(),
-        );
-    }
+    let shown = shown(scope, world)?;
     let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
     let name = scope.one("proxy_ssl_name").map_or(host, Directive::first);
     let is_name = super::names::is_host(name) && name.parse::<std::net::Ipv4Addr>().is_err();
@@ -75,13 +70,35 @@ pub(super) fn tls(authority: &str, scope: &Scope<'_>, world: &World<'_>) -> Resu
             verify.set("ca", world.file_text(ca.first()));
         }
         tls.set("verify", verify);
-        return Ok(tls);
+    } else {
+        tls.set("insecure_skip_verify", true);
+        if is_name {
+            tls.set("server_name", name);
+        }
     }
-    tls.set("insecure_skip_verify", true);
-    if is_name {
-        tls.set("server_name", name);
+    if let Some(shown) = shown {
+        tls.set("client_cert", shown);
     }
     Ok(tls)
+}
+
+/// The certificate that an upstream is shown.
+fn shown(scope: &Scope<'_>, world: &World<'_>) -> Result<Option<Map>, String> {
+    let Some(cert) = scope.one("proxy_ssl_certificate").filter(|cert| !cert.first().is_empty()) else {
+        return Ok(None);
+    };
+    let key = scope.one("proxy_ssl_certificate_key").ok_or("there is no `proxy_ssl_certificate_key`")?;
+    let mut shown = Map::new();
+    for (name, file) in [("cert", cert.first()), ("key", key.first())] {
+        if !world.file(file).is_file() {
+            return Err(format!(
+                "{} cannot be read, so an upstream cannot be shown it",
+                world.file(file).display()
+            ));
+        }
+        shown.set(name, world.file_text(file));
+    }
+    Ok(Some(shown))
 }
 
 /// With one server there is nobody else to ask.
@@ -127,4 +144,38 @@ pub(super) fn retry(scope: &Scope<'_>, servers: usize, world: &mut World<'_>) ->
         Map::new().with("attempts", tries.unwrap_or(servers).clamp(1, 10)).with("on", List::from_iter(on));
     methods.into_iter().for_each(|methods| retry.set("methods", methods));
     Some(retry)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::convert::nginx::convert;
+
+    #[test]
+    fn an_upstream_is_shown_the_certificate_that_it_was_shown() {
+        let home = tempfile::tempdir().unwrap();
+        for file in ["cert.pem", "key.pem"] {
+            fs::write(home.path().join(file), "").unwrap();
+        }
+        let of = |cert: &str| {
+            let text =
+                format!("server {{ listen 80; location / {{ {cert} proxy_pass https://a.example; }} }}");
+            let file = home.path().join("a.conf");
+            fs::write(&file, text).unwrap();
+            convert(&file, None).unwrap().file.to_string()
+        };
+        let file = of("proxy_ssl_certificate cert.pem; proxy_ssl_certificate_key key.pem;");
+        assert!(
+            file.contains("client_cert:") && file.contains("/cert.pem") && file.contains("/key.pem"),
+            "{file}"
+        );
+        for cert in [
+            "proxy_ssl_certificate cert.pem;",
+            "proxy_ssl_certificate none.pem; proxy_ssl_certificate_key key.pem;",
+        ] {
+            let file = of(cert);
+            assert!(!file.contains("upstream:") && file.contains("not carried over: proxy_pass"), "{file}");
+        }
+    }
 }

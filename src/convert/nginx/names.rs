@@ -30,7 +30,7 @@ pub(super) fn listens<'f>(scope: &Scope<'f>, notes: &mut Notes) -> Vec<Listen<'f
     }
     let is_tls = scope.own().iter().any(|one| one.name == "ssl" && one.read().first() == "on");
     let listens = directives.into_iter().filter_map(|directive| {
-        let (address, port) = match address(directive.read().first()) {
+        let (mut address, port) = match address(directive.read().first()) {
             Some(found) => found,
             None => {
                 notes.leave(directive, "that is no address to listen on");
@@ -42,11 +42,61 @@ pub(super) fn listens<'f>(scope: &Scope<'f>, notes: &mut Notes) -> Vec<Listen<'f
             notes.leave(directive, "there is no UDP here");
             return None;
         }
+        name_parameters(directive, notes);
+        if let (Some(port), true) = (port, has("ipv6only=off") && address.starts_with("[::]:")) {
+            address = format!(":{port}");
+        }
         let is_default = has("default_server") || has("default");
         let (is_tls, has_proxy_protocol) = (is_tls || has("ssl"), has("proxy_protocol"));
         Some(Listen { directive: Some(directive), address, port, is_default, is_tls, has_proxy_protocol })
     });
     listens.collect()
+}
+
+enum Parameter {
+    /// What it says is in the listener.
+    Read,
+    Needless(&'static str),
+    Left(&'static str),
+}
+
+/// Says what becomes of each parameter that no listener has.
+fn name_parameters(listen: &Directive, notes: &mut Notes) {
+    for text in listen.texts().skip(1) {
+        match parameter(text) {
+            Parameter::Read => {}
+            Parameter::Needless(why) => notes.needless_part(listen, text, why),
+            Parameter::Left(why) => notes.leave_in_part(listen, format!("`{text}`: {why}")),
+        }
+    }
+}
+
+fn parameter(text: &str) -> Parameter {
+    const THREADS: &str = "since the gateway's own threads share its connections out";
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("default_server" | "default" | "ssl" | "proxy_protocol", "") | ("ipv6only", "on" | "off") => {
+            Parameter::Read
+        }
+        ("http2", "") => Parameter::Needless("since HTTP/2 is spoken at each address"),
+        ("bind" | "deferred" | "reuseport", "") | ("accept_filter", _) => Parameter::Needless(THREADS),
+        ("so_keepalive", "on") => {
+            Parameter::Needless("since a silent peer is always asked whether it is there")
+        }
+        ("so_keepalive", _) => {
+            Parameter::Left("a silent peer is asked after a minute, and taken for gone after another")
+        }
+        ("backlog", _) => {
+            Parameter::Left("4,096 connections wait, or as many as `net.core.somaxconn` allows")
+        }
+        ("rcvbuf" | "sndbuf", _) => Parameter::Left(
+            "the system chooses the size of a socket's buffers: see `net.ipv4.tcp_rmem` and `tcp_wmem`",
+        ),
+        ("fastopen", _) => Parameter::Left("TCP Fast Open is not used"),
+        ("setfib", _) => Parameter::Left("there is one routing table"),
+        ("multipath", "") => Parameter::Left("Multipath TCP is not used"),
+        ("spdy", "") => Parameter::Left("SPDY is not spoken: HTTP/2 is"),
+        _ => Parameter::Left("it is not known here"),
+    }
 }
 
 fn address(text: &str) -> Option<(String, Option<u16>)> {
@@ -121,4 +171,59 @@ pub(super) fn is_host(name: &str) -> bool {
 pub(super) fn is_covered(hosts: &[String], others: &[String]) -> bool {
     let suffixes = others.iter().filter_map(|other| other.strip_prefix('*'));
     suffixes.into_iter().any(|suffix| hosts.iter().any(|host| host.ends_with(suffix)))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::nginx::converted;
+
+    #[test]
+    fn no_parameter_of_listen_is_passed_over() {
+        for parameter in [
+            "http2",
+            "bind",
+            "deferred",
+            "reuseport",
+            "accept_filter=dataready",
+            "so_keepalive=on",
+            "so_keepalive=30m::10",
+            "so_keepalive=off",
+            "backlog=100",
+            "rcvbuf=1k",
+            "sndbuf=1k",
+            "fastopen=3",
+            "setfib=1",
+            "multipath",
+            "spdy",
+            "bogus",
+            "bogus=1",
+        ] {
+            for text in [
+                format!("server {{ listen 80 {parameter}; return 204; }}"),
+                format!("stream {{ server {{ listen 5432 {parameter}; proxy_pass 10.0.0.1:5432; }} }}"),
+            ] {
+                let (file, left) = converted(&text);
+                let is_needless = file.lines().any(|line| {
+                    line.starts_with("# Needs no equal")
+                        && line.contains(&format!("`{parameter}` of `listen` (a.conf:1)"))
+                });
+                let is_left = left.starts_with("a.conf:1: not carried over: listen ")
+                    && left.contains(&format!("(`{parameter}`: "));
+                assert!(is_needless != is_left, "{parameter}: {file}{left}");
+                assert_eq!(left.contains("it is not known here"), parameter.starts_with("bogus"), "{left}");
+            }
+        }
+        for listen in ["80", "80 default_server", "[::]:80 ipv6only=on"] {
+            let (file, left) = converted(&format!("server {{ listen {listen}; return 204; }}"));
+            assert!(!file.contains("of `listen`") && left.is_empty(), "{file}{left}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_both_families_is_one_listener() {
+        let (file, left) = converted("server { listen [::]:80 ipv6only=off; return 204; }");
+        assert!(file.contains("address: \":80\"") && left.is_empty(), "{file}{left}");
+        let (file, _) = converted("server { listen [::]:80 ipv6only=on; return 204; }");
+        assert!(file.contains("address: \"[::]:80\""), "{file}");
+    }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::parser::{Directive, Seen};
-use crate::convert::{Left, Place, draft::Map};
+use crate::convert::{Left, Place, draft::Map, fields::listed};
 
 #[derive(Debug, Default)]
 pub(super) struct Notes {
@@ -38,6 +38,12 @@ impl Notes {
     pub(super) fn needless(&mut self, directive: &Directive, why: &'static str) {
         directive.mark_read();
         self.needless.entry(why).or_default().insert(directive.name.clone());
+    }
+
+    /// Nothing is missing without this part of it.
+    pub(super) fn needless_part(&mut self, directive: &Directive, part: &str, why: &'static str) {
+        let named = format!("`{}` of `{}` ({})", on_a_line(part), directive.name, directive.at.place());
+        self.needless.entry(why).or_default().insert(named);
     }
 
     /// It is carried over, and not quite the same.
@@ -87,23 +93,4 @@ pub(super) fn on_a_line(text: &str) -> String {
         !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
     };
     text.chars().map(|c| if is_good(c) { c } else { ' ' }).collect()
-}
-
-/// All of them, in lines that fit a screen.
-fn listed(items: impl Iterator<Item = String>) -> String {
-    const WIDTH: usize = 110;
-    let mut text = String::new();
-    let mut width = 0;
-    for (index, item) in items.enumerate() {
-        text.push_str(if index == 0 { "" } else { "," });
-        if width > WIDTH {
-            text.push_str("\n  ");
-            width = 0;
-        } else if index > 0 {
-            text.push(' ');
-        }
-        width += item.len() + 2;
-        text.push_str(&item);
-    }
-    text
 }

@@ -201,8 +201,10 @@ fn merge_addresses(servers: &mut [Server<'_>]) {
     for listen in servers.iter_mut().flat_map(|server| server.listens.iter_mut()) {
         let Some(port) = listen.port else { continue };
         let both = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
-        if both.iter().all(|address| all.contains(address)) && both.contains(&listen.address) {
-            listen.address = format!(":{port}");
+        let every = format!(":{port}");
+        let has_both = both.iter().all(|address| all.contains(address)) || all.contains(&every);
+        if has_both && both.contains(&listen.address) {
+            listen.address = every;
         }
     }
     for server in servers {

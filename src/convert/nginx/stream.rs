@@ -1,7 +1,7 @@
 //! `stream`: TCP that is carried, and TLS that passes through by the name it asks for.
 
 use super::{
-    guards, listeners,
+    guards, limits, listeners,
     manner::{self, Manner},
     names::{self, Listen},
     parser::Directive,
@@ -86,7 +86,11 @@ fn listener<'f>(
         .one("proxy_timeout")
         .and_then(|directive| units::duration(directive.first()))
         .filter(|time| time != "0s");
-    listener.set("limits", Map::new().with("idle_timeout", idle.unwrap_or_else(|| "600s".to_owned())));
+    let mut limits = Map::new().with("idle_timeout", idle.unwrap_or_else(|| "600s".to_owned()));
+    if let Some(most) = limits::of_connections(scope, world) {
+        limits.set("connections_per_ip", most);
+    }
+    listener.set("limits", limits);
     Ok(Some(listener))
 }
 

@@ -10,7 +10,10 @@ use super::{
     units,
     values::{Piece, pieces},
 };
-use crate::convert::draft::{List, Map, Node};
+use crate::convert::{
+    draft::{List, Map, Node},
+    fields,
+};
 
 #[derive(Default)]
 pub(super) struct Upstreams<'f> {
@@ -117,13 +120,29 @@ fn of_block(block: &Directive, notes: &mut Notes) -> Result<Map, String> {
     block.mark_read();
     let mut upstream = Map::new();
     let mut endpoints = List::new();
-    let mut failures = None;
+    let (mut failures, mut slowly) = (None, None);
     let balancer = balancer(block, notes);
+    let is_hashed = matches!(balancer, Some(Node::Map(_)));
     for server in block.inside().iter().filter(|one| one.name == "server") {
-        if let Some((endpoint, outlier)) = server_of(server.read(), notes) {
-            endpoints.push(endpoint);
-            failures = failures.or(outlier);
+        let Some(Server { endpoint, outlier, slow_start }) = server_of(server.read(), notes) else {
+            continue;
+        };
+        endpoints.push(endpoint);
+        if slow_start.is_some() && (is_hashed || slowly.is_some() && slowly != slow_start) {
+            notes.leave_in_part(
+                server,
+                "`slow_start`: it is one for all endpoints, and needs a balancer that is no hash",
+            );
+        } else {
+            slowly = slowly.or(slow_start);
         }
+        if failures.is_some() && outlier.is_some() && failures != outlier {
+            notes.leave_in_part(
+                server,
+                "`max_fails` and `fail_timeout` are one for all endpoints: those of the first server hold",
+            );
+        }
+        failures = failures.or(outlier);
     }
     if endpoints.is_empty() {
         return Err(format!("upstream `{}` has no server that can be carried over", block.first()));
@@ -134,6 +153,9 @@ fn of_block(block: &Directive, notes: &mut Notes) -> Result<Map, String> {
     }
     if let Some(failures) = failures {
         upstream.set("outlier", failures);
+    }
+    if let Some(time) = slowly {
+        upstream.set("slow_start", time);
     }
     for directive in block.inside() {
         match directive.name.as_str() {
@@ -149,9 +171,14 @@ fn of_block(block: &Directive, notes: &mut Notes) -> Result<Map, String> {
                     upstream.set("idle_timeout", time);
                 }
             }
-            "zone" | "keepalive_requests" | "keepalive_time" => {
-                notes.needless(directive, "since all threads share what is known of upstreams")
+            "zone" => notes.needless(directive, "since all threads share what is known of upstreams"),
+            "keepalive_requests" | "keepalive_time" => {
+                notes.needless(directive, "since a connection to an upstream is kept as long as it is good")
             }
+            "sticky" => match affinity(directive, notes) {
+                Ok(affinity) => upstream.set("affinity", affinity),
+                Err(why) => notes.leave(directive, why),
+            },
             "server" | "least_conn" | "ip_hash" | "hash" | "random" => {}
             _ => notes.leave(directive, "upstreams have no such setting here"),
         }
@@ -159,27 +186,80 @@ fn of_block(block: &Directive, notes: &mut Notes) -> Result<Map, String> {
     Ok(upstream)
 }
 
-/// The endpoint, and what `max_fails` and `fail_timeout` say where they say something.
-fn server_of(server: &Directive, notes: &mut Notes) -> Option<(Node, Option<Node>)> {
+/// `sticky cookie NAME ...`; the other ways to know a session have no equal.
+fn affinity(sticky: &Directive, notes: &mut Notes) -> Result<Map, &'static str> {
+    if sticky.first() != "cookie" {
+        return Err(
+            "a session is known by a cookie of the gateway's own, or by a header in which endpoints name it: see `affinity`",
+        );
+    }
+    let name = sticky.read().argument(1);
+    if http::HeaderName::try_from(name).is_err() {
+        return Err("no cookie has such a name");
+    }
+    let mut cookie = Map::new().with("name", name);
+    for option in sticky.texts().skip(2) {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("expires", time) => match units::duration(time).filter(|time| time != "0s") {
+                Some(time) => cookie.set("max_age", time),
+                None => notes.leave_in_part(sticky, format!("`{option}`: a cookie lives for a time above 0")),
+            },
+            ("path", path) if path.starts_with('/') => cookie.set("path", fields::literal(path)),
+            ("samesite", site @ ("strict" | "lax" | "none")) => cookie.set("same_site", site),
+            ("secure", "") => cookie.set("secure", true),
+            // It always is.
+            ("httponly", "") => {}
+            ("domain", _) => notes.leave_in_part(
+                sticky,
+                format!("`{option}`: the cookie is for the host that the client has asked for"),
+            ),
+            _ => notes.leave_in_part(sticky, format!("`{option}`: it is not known here")),
+        }
+    }
+    Ok(Map::new().with("cookie", cookie))
+}
+
+struct Server {
+    endpoint: Node,
+    /// What `max_fails` and `fail_timeout` say where they say something.
+    outlier: Option<Node>,
+    slow_start: Option<String>,
+}
+
+fn server_of(server: &Directive, notes: &mut Notes) -> Option<Server> {
     let Some(address) = endpoint(server.first(), 80) else {
         notes.leave(server, "it is no address of a server");
         return None;
     };
-    let (mut weight, mut most, mut wait) = (None, None, None);
+    let (mut weight, mut most, mut wait, mut slow_start, mut is_spare) = (None, None, None, None, false);
     for option in server.texts().skip(1) {
+        let mut leave = |why: &str| notes.leave_in_part(server, format!("`{option}`: {why}"));
         match option.split_once('=').unwrap_or((option, "")) {
             ("weight", number) => {
-                weight = number.parse::<i64>().ok().filter(|number| (1..=65_535).contains(number))
+                weight = number.parse::<i64>().ok().filter(|number| (1..=65_535).contains(number));
+                if weight.is_none() {
+                    leave("a weight is a number from 1 to 65535");
+                }
             }
             ("max_fails", number) => most = number.parse::<i64>().ok(),
             ("fail_timeout", time) => wait = units::duration(time).filter(|time| time != "0s"),
-            ("slow_start" | "resolve", _) => {}
-            ("down", _) => weight = Some(0),
-            ("backup", _) => {
-                notes.leave(server, "there are no spare servers: give it weight, or a second upstream");
-                return None;
+            ("slow_start", time) => slow_start = units::duration(time).filter(|time| time != "0s"),
+            ("resolve", "") => notes.needless_part(
+                server,
+                option,
+                "since names of endpoints are looked up again by themselves",
+            ),
+            ("down" | "drain", "") => weight = Some(0),
+            ("backup", "") => {
+                is_spare = true;
+                notes.differ(server, "`backup` (spare endpoints get requests as soon as less than 71% of the others can be used, and not only when none can)");
             }
-            _ => notes.leave(server, format!("an endpoint has no `{option}`")),
+            ("max_conns", _) => leave(
+                "endpoints have no limit of their own: `pool.max_requests` is one for all of an upstream",
+            ),
+            ("route", _) => leave("a session is known by a cookie or a header: see `affinity`"),
+            ("service", _) => leave("SRV records are an endpoint of their own: `{srv: NAME}`"),
+            _ => leave("it is not known here"),
         }
     }
     let failures: Option<Node> = match (most, wait) {
@@ -194,11 +274,15 @@ fn server_of(server: &Directive, notes: &mut Notes) -> Option<(Node, Option<Node
             Some(outlier.into())
         }
     };
-    let endpoint = match weight {
-        None => address.into(),
-        Some(weight) => Map::new().with("address", address).with("weight", weight).into(),
-    };
-    Some((endpoint, failures))
+    let mut endpoint = Map::new().with("address", address.as_str());
+    if let Some(weight) = weight {
+        endpoint.set("weight", weight);
+    }
+    if is_spare {
+        endpoint.set("priority", 1_i64);
+    }
+    let endpoint = if endpoint.entries().count() == 1 { Node::from(address) } else { Node::from(endpoint) };
+    Some(Server { endpoint, outlier: failures, slow_start })
 }
 
 fn balancer(block: &Directive, notes: &mut Notes) -> Option<Node> {
@@ -241,4 +325,72 @@ fn balancer(block: &Directive, notes: &mut Notes) -> Option<Node> {
         directive.read();
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::nginx::converted;
+
+    /// An upstream with this inside, and a server that leads there.
+    fn with(inside: &str) -> (serde_json::Value, String, String) {
+        let (file, left) = converted(&format!(
+            "upstream app {{ {inside} }} server {{ listen 80; location / {{ proxy_pass http://app; }} }}"
+        ));
+        let read: serde_json::Value = serde_yaml::from_str(&file).unwrap();
+        (read["upstreams"]["app"].clone(), file, left)
+    }
+
+    #[test]
+    fn no_parameter_of_a_server_is_passed_over() {
+        for (parameter, expected) in [
+            ("weight=3", serde_json::json!({"address": "10.0.0.2:80", "weight": 3})),
+            ("down", serde_json::json!({"address": "10.0.0.2:80", "weight": 0})),
+            ("drain", serde_json::json!({"address": "10.0.0.2:80", "weight": 0})),
+            ("backup", serde_json::json!({"address": "10.0.0.2:80", "priority": 1})),
+            ("backup weight=2", serde_json::json!({"address": "10.0.0.2:80", "weight": 2, "priority": 1})),
+        ] {
+            let (upstream, file, left) = with(&format!("server 10.0.0.1; server 10.0.0.2 {parameter};"));
+            assert_eq!(upstream["endpoints"], serde_json::json!(["10.0.0.1:80", expected]), "{file}");
+            assert_eq!(
+                (left.as_str(), file.contains("Not quite the same: `backup`")),
+                ("", parameter.contains("backup")),
+                "{file}"
+            );
+        }
+        let (upstream, ..) = with("server 10.0.0.1 slow_start=30s max_fails=2 fail_timeout=5s;");
+        assert_eq!(upstream["slow_start"], "30s");
+        assert_eq!(upstream["outlier"]["consecutive_failures"], 2);
+        let (_, file, left) = with("server a.example resolve;");
+        assert!(left.is_empty() && file.contains("`resolve` of `server` (a.conf:1)"), "{file}{left}");
+        for parameter in
+            ["max_conns=5", "route=a", "service=http", "weight=0", "weight=x", "bogus", "bogus=1", "backup=1"]
+        {
+            let (upstream, file, left) = with(&format!("server 10.0.0.1 {parameter};"));
+            assert_eq!(upstream["endpoints"][0], "10.0.0.1:80");
+            assert!(left.contains(&format!("(`{parameter}`: ")) && file.contains(&left), "{file}{left}");
+        }
+        for inside in [
+            "server 10.0.0.1 max_fails=2; server 10.0.0.2 max_fails=3;",
+            "server 10.0.0.1 slow_start=1s; server 10.0.0.2 slow_start=2s;",
+            "ip_hash; server 10.0.0.1 slow_start=1s;",
+        ] {
+            assert!(with(inside).2.contains("for all endpoints"), "{inside}");
+        }
+    }
+
+    #[test]
+    fn a_sticky_cookie_is_an_affinity() {
+        let (upstream, file, left) = with(
+            "server 10.0.0.1; server 10.0.0.2; sticky cookie at expires=1h path=/a samesite=strict secure httponly domain=.example.com;",
+        );
+        let expected = serde_json::json!({"cookie": {"name": "at", "max_age": "3600s", "path": "/a", "same_site": "strict", "secure": true}});
+        assert_eq!(upstream["affinity"], expected, "{file}");
+        assert!(left.contains("(`domain=.example.com`: "), "{left}");
+        for sticky in
+            ["sticky route $cookie_a;", "sticky learn create=$a lookup=$b zone=c:1m;", "sticky cookie;"]
+        {
+            let (upstream, _, left) = with(&format!("server 10.0.0.1; {sticky}"));
+            assert!(upstream["affinity"].is_null() && left.contains("not carried over: sticky"), "{left}");
+        }
+    }
 }

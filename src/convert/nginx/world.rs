@@ -19,6 +19,8 @@ pub(super) struct World<'f> {
     pub(super) chains: Map,
     /// `limit_req_zone` by name.
     pub(super) zones: BTreeMap<String, &'f Directive>,
+    /// `limit_conn_zone` by name.
+    pub(super) connection_zones: BTreeMap<String, &'f Directive>,
     pub(super) maps: BTreeMap<String, Mapping<'f>>,
     pub(super) splits: BTreeMap<String, &'f Directive>,
 }
@@ -31,6 +33,7 @@ impl<'f> World<'f> {
             upstreams: Upstreams::default(),
             chains: Map::new(),
             zones: BTreeMap::new(),
+            connection_zones: BTreeMap::new(),
             maps: BTreeMap::new(),
             splits: BTreeMap::new(),
         }
@@ -41,11 +44,15 @@ impl<'f> World<'f> {
         for directive in scope.own() {
             match directive.name.as_str() {
                 "upstream" => self.upstreams.define(directive),
-                "limit_req_zone" => {
+                "limit_req_zone" | "limit_conn_zone" => {
                     let zone =
                         directive.texts().find_map(|text| text.strip_prefix("zone=")).unwrap_or_default();
                     let name = zone.split(':').next().unwrap_or_default();
-                    self.zones.insert(name.to_owned(), directive);
+                    let zones = match directive.name.as_str() {
+                        "limit_req_zone" => &mut self.zones,
+                        _ => &mut self.connection_zones,
+                    };
+                    zones.insert(name.to_owned(), directive);
                 }
                 "map" => {
                     let mapping = Mapping::read(directive);

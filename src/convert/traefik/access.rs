@@ -140,7 +140,12 @@ pub(crate) fn forward_auth(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Ch
             None => report.add(field, "headerField", "the name of a header is expected here"),
         }
     }
-    fields.skip(&["trustForwardHeader"]);
+    fields.usual(
+        "trustForwardHeader",
+        false,
+        "whose X-Forwarded-* are believed is said once, in `trusted_proxies`",
+        report,
+    );
     chain.filters.push(Map::new().with("ext_auth", auth));
 }
 

@@ -55,7 +55,8 @@ impl<'f> EntryPoints<'f> {
         let (http, transport) = (fields.take("http"), fields.take("transport"));
         let (forwarded, proxy) = (fields.take("forwardedHeaders"), fields.take("proxyProtocol"));
         let is_default = fields.flag("asDefault", report) == Some(true);
-        fields.skip(&["http2", "reusePort"]);
+        let http2 = fields.take("http2");
+        fields.needless(&["reusePort"], "since the gateway's own threads share its connections out", report);
         fields.finish("it has no equal here", report);
         if address.ends_with("/udp") {
             report.entry(name, entry, "UDP is not carried");
@@ -85,12 +86,30 @@ impl<'f> EntryPoints<'f> {
             let mut fields = Fields::of("http", http, report);
             point.middlewares = fields.one_or_more("middlewares");
             point.tls = http.entries().iter().find(|(name, _)| name == "tls").map(|(_, tls)| tls);
+            if let Some(tls) = point.tls {
+                super::routers::finish_tls(tls, report);
+            }
             let redirections = fields.take("redirections");
             fields.skip(&["tls"]);
+            if let Some(size) = fields.number("maxHeaderBytes", 1 << 10, (1 << 20) - 1, report) {
+                point.limits.set("header_size", format!("{size}B"));
+            }
             fields.finish("it has no equal here", report);
+            if let Some(redirections) = redirections {
+                let mut fields = Fields::of("redirections", redirections, report);
+                fields.skip(&["entryPoint"]);
+                fields.finish("it has no equal here", report);
+            }
             if let Some(to) = redirections.and_then(|redirections| redirections.find("entryPoint")) {
                 point.filters.push(redirection(to, port_of, report));
             }
+        }
+        if let Some(http2) = http2 {
+            let mut fields = Fields::of("http2", http2, report);
+            if let Some(streams) = fields.number("maxConcurrentStreams", 1, i64::from(u32::MAX), report) {
+                point.limits.set("streams_per_connection", streams);
+            }
+            fields.finish("it has no equal here", report);
         }
         if let Some(transport) = transport {
             self.transport(transport, &mut point.limits, report);
@@ -118,6 +137,11 @@ impl<'f> EntryPoints<'f> {
     fn transport(&mut self, transport: &Foreign, limits: &mut Map, report: &mut Report) {
         let mut fields = Fields::of("transport", transport, report);
         let (responding, cycle) = (fields.take("respondingTimeouts"), fields.take("lifeCycle"));
+        if let Some(requests) =
+            fields.number("keepAliveMaxRequests", 0, 1_000_000_000, report).filter(|requests| *requests > 0)
+        {
+            limits.set("requests_per_connection", requests);
+        }
         fields.finish("it has no equal here", report);
         if let Some(responding) = responding {
             let mut fields = Fields::of("respondingTimeouts", responding, report);
@@ -197,7 +221,7 @@ fn redirection(to: &Foreign, port_of: &BTreeMap<&str, u16>, report: &mut Report)
     let target = fields.text("to", report).unwrap_or("websecure");
     let scheme = fields.text("scheme", report).unwrap_or("https");
     let status = if fields.flag("permanent", report) == Some(false) { 307 } else { 308 };
-    fields.skip(&["priority"]);
+    fields.leave("priority", "a listener's redirect goes before all routes", report);
     fields.finish("it has no equal here", report);
     if scheme != "https" {
         report.entry("entryPoint", to, "clients are redirected to https alone");

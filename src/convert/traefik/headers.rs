@@ -66,7 +66,7 @@ pub(crate) fn add(fields: &mut Fields<'_>, at: &Foreign, filters: &mut List, rep
     if let Some(sts) = strict_transport_security(fields, report) {
         set("strict-transport-security", &sts);
     }
-    fields.skip(&["isDevelopment"]);
+    fields.usual("isDevelopment", false, "what is for development alone stands in a file of its own", report);
     if !headers.is_empty() {
         filters.push(Map::new().with("headers", headers));
     }
@@ -101,7 +101,11 @@ fn strict_transport_security(fields: &mut Fields<'_>, report: &mut Report) -> Op
     let seconds = fields.number("stsSeconds", 0, i64::from(u32::MAX), report);
     let (subdomains, preload) =
         (fields.flag("stsIncludeSubdomains", report), fields.flag("stsPreload", report));
-    fields.skip(&["forceSTSHeader"]);
+    fields.needless(
+        &["forceSTSHeader"],
+        "since the field is in all answers, and browsers read it over TLS alone",
+        report,
+    );
     let mut text = format!("max-age={}", seconds.filter(|seconds| *seconds > 0)?);
     if subdomains == Some(true) {
         text.push_str("; includeSubDomains");
@@ -121,7 +125,11 @@ fn cors(fields: &mut Fields<'_>, at: &Foreign, report: &mut Report) -> Option<Ma
     let expressions = fields.take("accessControlAllowOriginListRegex");
     let credentials = fields.flag("accessControlAllowCredentials", report) == Some(true);
     let seconds = fields.number("accessControlMaxAge", 0, 86_400 * 365, report);
-    fields.skip(&["addVaryHeader"]);
+    fields.needless(
+        &["addVaryHeader"],
+        "since `cors` says by itself that answers vary by the origin",
+        report,
+    );
     if let Some(expressions) = expressions {
         report.entry(
             "accessControlAllowOriginListRegex",

@@ -10,7 +10,7 @@ use super::{
     units,
 };
 use crate::{
-    config::{Foreign, ForeignValue},
+    config::Foreign,
     convert::{
         draft::{List, Map, Node},
         fields::{Fields, Report, literal, percent, template},
@@ -77,13 +77,10 @@ impl<'f> Middlewares<'f> {
             // Of those without options, `compress:` for one, the value is null.
             for (kind, value) in middleware.entries() {
                 if kind == "chain" {
-                    self.add(
-                        value.find("middlewares").map_or(&[][..], Foreign::one_or_more),
-                        open,
-                        left,
-                        chain,
-                        report,
-                    );
+                    let mut fields = Fields::secret(kind, value, report);
+                    let names = fields.one_or_more("middlewares");
+                    fields.finish("it has no equal here", report);
+                    self.add(names, open, left, chain, report);
                 } else {
                     add_one(kind, value, chain, report);
                 }
@@ -99,7 +96,7 @@ fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) 
     let mut fields = match kind {
         "addPrefix" | "stripPrefix" | "stripPrefixRegex" | "replacePath" | "replacePathRegex" | "headers"
         | "ipAllowList" | "ipWhiteList" | "rateLimit" | "redirectScheme" | "redirectRegex" | "retry"
-        | "circuitBreaker" | "compress" | "buffering" | "grpcWeb" | "contentType" => {
+        | "circuitBreaker" | "compress" | "buffering" | "grpcWeb" | "contentType" | "inFlightReq" => {
             Fields::of(kind, value, report)
         }
         _ => Fields::secret(kind, value, report),
@@ -115,7 +112,7 @@ fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) 
             }
         }
         "stripPrefix" => {
-            fields.skip(&["forceSlash"]);
+            fields.usual("forceSlash", true, "a path always begins with a slash", report);
             strip_prefix(&fields.texts("prefixes", report), value, chain, report);
         }
         "stripPrefixRegex" => {
@@ -184,7 +181,7 @@ fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) 
             }
         }
         "grpcWeb" => {
-            fields.skip(&["allowOrigins"]);
+            fields.leave("allowOrigins", "write a `cors` filter in front of `grpc_web`", report);
             chain.filters.push(Map::new().with("grpc_web", Map::new()));
         }
         "contentType" => {
@@ -192,12 +189,12 @@ fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) 
                 report.entry(kind, value, "nothing here guesses what an answer is");
             }
         }
-        "errors" => report.entry(kind, value, "the upstream's own answers are passed on"),
-        "inFlightReq" => report.entry(
+        "errors" => report.entry(
             kind,
             value,
-            "it is not taken over: `concurrency_limit: {max: N}` among the route's filters counts requests under way by client",
+            "pages come from no service: `error_pages` with `upstream: true` puts a file in place of an upstream's errors",
         ),
+        "inFlightReq" => in_flight(&mut fields, value, chain, report),
         "passTLSClientCert" => {
             report.entry(
                 kind,
@@ -219,7 +216,7 @@ fn add_one(kind: &str, value: &Foreign, chain: &mut Chain, report: &mut Report) 
             return;
         }
     }
-    let is_whole = matches!(kind, "errors" | "inFlightReq" | "passTLSClientCert" | "contentType");
+    let is_whole = matches!(kind, "errors" | "passTLSClientCert" | "contentType");
     if !is_whole {
         fields.finish("it has no equal here", report);
     }
@@ -305,27 +302,49 @@ fn rate_limit(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Chain, report: 
         return;
     };
     let mut limit = Map::new().with("rate", rate).with("burst", burst.min(1_000_000));
-    let key = criterion.map(|criterion| {
-        let header =
-            criterion.find_text("requestHeaderName").filter(|name| http::HeaderName::try_from(*name).is_ok());
-        match (header, criterion.find("requestHost").map(|host| &host.value)) {
-            (Some(name), _) => Some(Map::new().with("header", name.to_ascii_lowercase()).into()),
-            (None, Some(ForeignValue::Flag(true))) => Some("{host}".into()),
-            _ => {
-                report.entry(
-                    "sourceCriterion",
-                    criterion,
-                    "clients are counted by their address, as far as `trusted_proxies` tell it",
-                );
-                None::<Node>
-            }
-        }
-    });
-    if let Some(key) = key.flatten() {
+    if let Some(key) = criterion.and_then(|criterion| counted_by(criterion, report)) {
         limit.set("key", key);
     }
     limit.set("headers", false);
     chain.filters.push(Map::new().with("rate_limit", limit));
+}
+
+/// What is counted together; none for the client's address.
+fn counted_by(criterion: &Foreign, report: &mut Report) -> Option<Node> {
+    const ADDRESS: &str = "clients are counted by their address, as far as `trusted_proxies` tell it";
+    let mut fields = Fields::of("sourceCriterion", criterion, report);
+    let header = fields.text("requestHeaderName", report);
+    let by_host = fields.flag("requestHost", report) == Some(true);
+    fields.finish(ADDRESS, report);
+    match header.map(|name| (name, http::HeaderName::try_from(name).is_ok())) {
+        Some((name, true)) => Some(Map::new().with("header", name.to_ascii_lowercase()).into()),
+        Some(_) => {
+            report.entry("sourceCriterion", criterion, ADDRESS);
+            None
+        }
+        None => by_host.then(|| "{host}".into()),
+    }
+}
+
+/// Without a criterion, Traefik counts by the host that was asked for.
+fn in_flight(fields: &mut Fields<'_>, at: &Foreign, chain: &mut Chain, report: &mut Report) {
+    let most = fields.number("amount", 1, i64::from(u32::MAX), report);
+    let criterion = fields.take("sourceCriterion");
+    let Some(most) = most else {
+        report.add(at, "inFlightReq", "no request is let in by it: the router answers 503");
+        chain.refused = Some("none may be under way".to_owned());
+        return;
+    };
+    let mut limit = Map::new().with("max", most);
+    match criterion {
+        None => limit.set("key", "{host}"),
+        Some(criterion) => {
+            if let Some(key) = counted_by(criterion, report) {
+                limit.set("key", key);
+            }
+        }
+    }
+    chain.filters.push(Map::new().with("concurrency_limit", limit));
 }
 
 /// So many in so many milliseconds, in the finest unit in which that is a whole number.
@@ -349,7 +368,8 @@ fn rate(average: i64, period: u64) -> Option<String> {
 fn circuit_breaker(fields: &mut Fields<'_>, at: &Foreign, report: &mut Report) -> Option<Map> {
     let expression = fields.text("expression", report).unwrap_or_default();
     let open_for = units::duration(fields, "fallbackDuration", report).filter(|duration| duration != "0s");
-    fields.skip(&["checkPeriod", "recoveryDuration"]);
+    fields.leave("checkPeriod", "each result is judged as it comes", report);
+    fields.leave("recoveryDuration", "`half_open_requests` go first, and then all", report);
     let mut ratio: f64 = 1.0;
     let mut failures: BTreeSet<&str> = BTreeSet::new();
     for term in expression.split("||") {

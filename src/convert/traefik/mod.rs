@@ -7,6 +7,7 @@
 //! refuse requests.
 
 mod access;
+mod acme;
 mod crds;
 mod entry_points;
 mod headers;
@@ -21,8 +22,11 @@ mod services;
 mod statics;
 mod stream_services;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod units;
+mod unused;
 
 use entry_points::EntryPoints;
 use middlewares::Middlewares;
@@ -42,11 +46,10 @@ use crate::{
 const NOWHERE: &str = "127.0.0.1:8080";
 
 /// Parts of the static configuration that have nothing to do with how requests are served.
-const OPERATION: [&str; 12] = [
+const OPERATION: [&str; 11] = [
     "providers",
     "api",
     "ping",
-    "certificatesResolvers",
     "tracing",
     "global",
     "experimental",
@@ -65,6 +68,7 @@ struct Parts<'f> {
     middlewares: Middlewares<'f>,
     services: Services<'f>,
     tls: tls::Tls<'f>,
+    resolvers: acme::Resolvers<'f>,
     entry_points: Option<&'f Foreign>,
     access_log: Option<&'f Foreign>,
     log: Option<&'f Foreign>,
@@ -124,7 +128,9 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
         match (table, stream) {
             (Some(table), _) => {
                 if table.has_tls {
-                    listener.set("tls", parts.tls.listener(table.tls_options.as_deref(), &mut report));
+                    let ordered = parts.resolvers.certificates(&table.orders, &mut report);
+                    let options = table.tls_options.as_deref();
+                    listener.set("tls", parts.tls.listener(options, ordered, &mut report));
                 }
                 if let Some(sni) = stream.and_then(|stream| stream.sni.clone()).filter(|sni| !sni.is_empty())
                 {
@@ -153,7 +159,7 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
                 (_, Some(upstream)) => {
                     listener.set("protocol", "tcp");
                     if stream.ends_tls {
-                        listener.set("tls", parts.tls.listener(stream.tls_options, &mut report));
+                        listener.set("tls", parts.tls.listener(stream.tls_options, Vec::new(), &mut report));
                     }
                     listener.set("upstream", upstream.as_str());
                 }
@@ -198,10 +204,13 @@ pub fn convert(files: &[(String, String)]) -> Result<Converted, Problems> {
         top.map("shutdown").set("grace", grace);
     }
     statics::log(parts.log, parts.access_log, &mut top, &mut report);
+    parts.tls.finish(&unused::name(&parts, &mut report), &mut report);
+    parts.resolvers.write(&mut top, &mut report);
     report.left.sort();
     for left in &report.left {
         file.comment(left.to_string());
     }
+    report.needless_comments().for_each(|comment| file.comment(comment));
     for (key, value) in top.entries() {
         file.set(key, value.clone());
     }
@@ -249,8 +258,10 @@ impl<'f> Parts<'f> {
             let mut fields = Fields::of("tcp", tcp, report);
             self.tcp_routers.extend(entries(fields.take("routers")));
             insert(fields.take("services"), &mut self.services.tcp, report);
-            // Without its middleware, a router of TCP is left out (`tcp`).
-            fields.skip(&["middlewares"]);
+            // A router that has one is left out (`tcp`).
+            for (name, middleware) in entries(fields.take("middlewares")) {
+                report.add(middleware, format!("middleware {name}"), "connections pass no filters");
+            }
             fields.finish("it has no equal here", report);
         }
         if let Some(udp) = fields.take("udp") {
@@ -258,6 +269,9 @@ impl<'f> Parts<'f> {
         }
         if let Some(tls) = fields.take("tls") {
             self.tls.add(tls, report);
+        }
+        if let Some(resolvers) = fields.take("certificatesResolvers") {
+            self.resolvers.add(resolvers, report);
         }
         for (name, place) in [
             ("entryPoints", &mut self.entry_points),
@@ -280,7 +294,6 @@ impl<'f> Parts<'f> {
         for name in OPERATION {
             if let Some(value) = fields.take(name) {
                 let why = match name {
-                    "certificatesResolvers" => "certificates are files here, which another program renews",
                     "api" | "ping" => "`admin` is the operator's API, and always on",
                     "tracing" => "see `tracing`",
                     "providers" => "routes are in a file here, which `watch: true` follows",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    acme::Order,
     entry_points::{EntryPoint, EntryPoints},
     matching::Matching,
     middlewares::{Chain, Middlewares},
@@ -22,11 +23,12 @@ use crate::{
 
 /// What an entry point serves.
 #[derive(Debug, Default)]
-pub(crate) struct Table {
+pub(crate) struct Table<'f> {
     pub routes: Vec<String>,
     pub has_tls: bool,
     /// The name of the options of TLS.
     pub tls_options: Option<String>,
+    pub orders: Vec<Order<'f>>,
 }
 
 /// A router as it was read; the lower its place in the list, the earlier it is tried.
@@ -73,7 +75,7 @@ pub(crate) fn tables<'f>(
     tls: &Tls<'f>,
     routes: &mut Routes,
     report: &mut Report,
-) -> BTreeMap<usize, Table> {
+) -> BTreeMap<usize, Table<'f>> {
     let mut read: Vec<Router<'f>> = Vec::new();
     for (name, router) in routers {
         match read_router(name, router, points, report) {
@@ -101,8 +103,14 @@ pub(crate) fn tables<'f>(
             }
         }
         let tls_options = fitting.iter().find_map(|router| options_of(tls_of(router, point)));
-        let mut table =
-            Table { routes: Vec::new(), has_tls, tls_options: tls_options.map(ToOwned::to_owned) };
+        let mut orders: Vec<Order<'f>> = Vec::new();
+        for order in fitting.iter().filter_map(|router| order(router, point, report)) {
+            if !orders.contains(&order) {
+                orders.push(order);
+            }
+        }
+        let tls_options = tls_options.map(ToOwned::to_owned);
+        let mut table = Table { routes: Vec::new(), has_tls, tls_options, orders };
         let mut drafts = drafts(&fitting, point, &table, middlewares, services, tls, report);
         prune(&mut drafts, report);
         table.routes = drafts.into_iter().map(|draft| routes.add(draft)).collect();
@@ -137,7 +145,10 @@ fn read_router<'f>(
     let service = fields.text("service", report).ok_or("it has no service")?;
     let priority = fields.number("priority", 0, i64::MAX, report).filter(|priority| *priority > 0);
     let middlewares = fields.one_or_more("middlewares");
-    fields.skip(&["entryPoints", "tls", "ruleSyntax", "observability"]);
+    fields.skip(&["entryPoints", "tls"]);
+    fields.needless(&["ruleSyntax"], "since rules are read in both syntaxes", report);
+    let of_all = "the access log, metrics and traces are of all routes: see `log.access.when`";
+    fields.leave("observability", of_all, report);
     fields.finish("it has no equal here", report);
     let tls = router
         .entries()
@@ -145,9 +156,7 @@ fn read_router<'f>(
         .find(|(name, _)| name == "tls")
         .map(|(_, tls)| Some(tls).filter(|tls| tls.value != ForeignValue::Null));
     if let Some(Some(tls)) = tls {
-        let mut fields = Fields::of("tls", tls, report);
-        fields.skip(&["options", "domains"]);
-        fields.finish("certificates are files here, which another program renews", report);
+        finish_tls(tls, report);
     }
     let own = points_of(router, points);
     if own.is_empty() {
@@ -170,6 +179,36 @@ fn read_router<'f>(
     })
 }
 
+/// What is read of it where it holds is not looked at here.
+pub(crate) fn finish_tls(tls: &Foreign, report: &mut Report) {
+    let mut fields = Fields::of("tls", tls, report);
+    fields.skip(&["options", "certResolver"]);
+    if tls.find("certResolver").is_some() {
+        fields.skip(&["domains"]);
+    }
+    fields.needless(&["domains"], "since no CA is asked for their certificates", report);
+    fields.finish("it has no equal here", report);
+}
+
+/// The certificates that a router wants from a CA: for its domains, or for the hosts of its rule.
+fn order<'f>(router: &Router<'f>, point: &EntryPoint<'f>, report: &mut Report) -> Option<Order<'f>> {
+    let tls = tls_of(router, point)??;
+    let resolver = tls.find_text("certResolver").filter(|name| !name.is_empty())?;
+    let mut names: Vec<String> = Vec::new();
+    for domain in tls.find("domains").map_or(&[][..], Foreign::one_or_more) {
+        let mut fields = Fields::of("domains", domain, report);
+        let (main, others) = (fields.text("main", report), fields.texts("sans", report));
+        fields.finish("it has no equal here", report);
+        names.extend(main.into_iter().chain(others).map(str::to_ascii_lowercase));
+    }
+    if names.is_empty() {
+        let atoms = router.alternatives.iter().flatten().flatten();
+        let hosts = atoms.filter(|atom| atom.name == "host" && atom.holds).flat_map(|atom| &atom.args);
+        names.extend(hosts.map(|host| host.to_ascii_lowercase()));
+    }
+    Some(Order { resolver, names, at: tls })
+}
+
 /// A router's own, or what its entry point says for all.
 fn tls_of<'f>(router: &Router<'f>, point: &EntryPoint<'f>) -> Option<Option<&'f Foreign>> {
     router.tls.or(point.tls.map(|tls| Some(tls).filter(|tls| tls.value != ForeignValue::Null)))
@@ -184,7 +223,7 @@ pub(crate) fn options_of(tls: Option<Option<&Foreign>>) -> Option<&str> {
 fn drafts<'f>(
     routers: &[&Router<'f>],
     point: &EntryPoint<'f>,
-    table: &Table,
+    table: &Table<'_>,
     middlewares: &Middlewares<'f>,
     services: &mut Services<'f>,
     tls: &Tls<'f>,
@@ -334,7 +373,7 @@ struct Served {
 fn target<'f>(
     router: &Router<'f>,
     point: &EntryPoint<'f>,
-    table: &Table,
+    table: &Table<'_>,
     middlewares: &Middlewares<'f>,
     services: &mut Services<'f>,
     tls: &Tls<'f>,
@@ -381,7 +420,7 @@ fn target<'f>(
 fn refused_by_tls(
     router: &Router<'_>,
     point: &EntryPoint<'_>,
-    table: &Table,
+    table: &Table<'_>,
     tls: &Tls<'_>,
     report: &mut Report,
 ) -> Option<String> {

@@ -4,7 +4,7 @@ use super::units;
 use crate::{
     config::Foreign,
     convert::{
-        draft::Map,
+        draft::{Map, Node},
         fields::{Fields, Report, literal},
     },
     route::{HostPattern, normalise},
@@ -63,19 +63,54 @@ pub(crate) fn read_server(server: &Foreign, report: &mut Report) -> Option<Serve
     Some(parsed)
 }
 
-/// The name of a sticky cookie.
-pub(crate) fn cookie(sticky: &Foreign, why: &str, report: &mut Report) -> Option<String> {
+/// A cookie that keeps clients at one endpoint: its name, and what else is said of it.
+pub(crate) fn affinity(sticky: &Foreign, report: &mut Report) -> Option<Node> {
+    let (name, mut fields) = sticky_cookie(sticky, report)?;
+    let mut cookie = Map::new().with("name", name);
+    if let Some(path) = fields.text("path", report).filter(|path| path.starts_with('/')) {
+        cookie.set("path", literal(path));
+    }
+    if let Some(seconds) = fields.number("maxAge", 0, i64::from(i32::MAX), report).filter(|age| *age > 0) {
+        cookie.set("max_age", format!("{seconds}s"));
+    }
+    if let Some(site) = fields.take("sameSite") {
+        match site.text().map(str::to_ascii_lowercase).as_deref() {
+            Some(site @ ("none" | "lax" | "strict")) => cookie.set("same_site", site),
+            _ => report.entry("sameSite", site, "it is `lax` here"),
+        }
+    }
+    if fields.flag("secure", report) == Some(true) {
+        cookie.set("secure", true);
+    }
+    fields.usual("httpOnly", true, "scripts of a page do not see the cookie", report);
+    fields.leave("domain", "the cookie is for the host that the client has asked for", report);
+    fields.finish("it has no equal here", report);
+    let is_named_alone = cookie.entries().count() == 1;
+    Some(if is_named_alone { name.into() } else { cookie.into() })
+}
+
+/// The name of the cookie by which a split keeps clients.
+pub(crate) fn split_cookie(sticky: &Foreign, report: &mut Report) -> Option<String> {
+    let (name, fields) = sticky_cookie(sticky, report)?;
+    let cookie = sticky.find("cookie").filter(|_| !fields.is_empty());
+    if let Some(cookie) = cookie {
+        report.entry("cookie", cookie, "of the cookie of a split nothing but its name is said");
+    }
+    Some(name.to_owned())
+}
+
+fn sticky_cookie<'f>(sticky: &'f Foreign, report: &mut Report) -> Option<(&'f str, Fields<'f>)> {
     let mut fields = Fields::of("sticky", sticky, report);
     let cookie = fields.take("cookie");
     fields.finish("it has no equal here", report);
     let cookie = cookie?;
-    let name = cookie.find_text("name").unwrap_or("_sticky");
+    let mut fields = Fields::of("cookie", cookie, report);
+    let name = fields.text("name", report).unwrap_or("_sticky");
     if http::HeaderName::try_from(name).is_err() {
         report.entry("cookie", cookie, "no cookie has such a name");
         return None;
     }
-    report.entry("cookie", cookie, why);
-    Some(name.to_owned())
+    Some((name, fields))
 }
 
 pub(crate) fn health_check(check: &Foreign, report: &mut Report) -> Option<Map> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    servers::{Server, cookie, health_check, host_of, read_server},
+    servers::{Server, affinity, health_check, host_of, read_server, split_cookie},
     units,
 };
 use crate::{
@@ -15,6 +15,8 @@ use crate::{
         upstreams::{Upstreams, one_or_several, scale},
     },
 };
+
+const HEALTH: &str = "since an upstream knows which of its endpoints are healthy, wherever it is named";
 
 /// Services inside of services.
 pub(crate) const DEEPEST: usize = 8;
@@ -107,7 +109,7 @@ impl<'f> Services<'f> {
         let check = fields.take("healthCheck");
         let strategy = fields.take("strategy");
         let transport = fields.text("serversTransport", report);
-        fields.skip(&["responseForwarding"]);
+        fields.needless(&["responseForwarding"], "since bodies are passed on as they come", report);
         fields.finish("it has no equal here", report);
 
         let first = servers.first().ok_or_else(|| format!("the service {name:?} has no servers"))?;
@@ -140,7 +142,8 @@ impl<'f> Services<'f> {
                 host_of(&server.endpoint).parse::<std::net::IpAddr>().is_ok()
                     || server.endpoint.starts_with('[')
             };
-            if tls.is_empty() && servers.iter().any(is_address) {
+            let is_told = ["verify", "insecure_skip_verify"].into_iter().any(|key| tls.find(key).is_some());
+            if !is_told && servers.iter().any(is_address) {
                 return Err("a certificate is verified by a name, and its servers are addresses (`serverName` in a serversTransport names one)".to_owned());
             }
             // `auto` is what Traefik does over TLS.
@@ -152,10 +155,8 @@ impl<'f> Services<'f> {
             Some((_, Some("p2c"))) => upstream.set("balancer", "p2c_ewma"),
             Some((strategy, _)) => report.entry("strategy", strategy, "round_robin instead"),
         }
-        if let Some(name) =
-            sticky.and_then(|sticky| cookie(sticky, "its attributes are those of `affinity`", report))
-        {
-            upstream.set("affinity", Map::new().with("cookie", name));
+        if let Some(cookie) = sticky.and_then(|sticky| affinity(sticky, report)) {
+            upstream.set("affinity", Map::new().with("cookie", cookie));
         }
         if let Some(check) = check.and_then(|check| health_check(check, report)) {
             upstream.set("health_check", check);
@@ -194,9 +195,27 @@ impl<'f> Services<'f> {
         let server_name = fields.text("serverName", report);
         let skips = fields.flag("insecureSkipVerify", report).unwrap_or(false);
         let authorities = fields.texts("rootCAs", report);
+        let shown = fields.list("certificates", report);
         let timeouts = fields.take("forwardingTimeouts");
         fields.finish("it has no equal here", report);
         if let Some(tls) = tls {
+            for (index, certificate) in shown.iter().enumerate() {
+                let mut fields = Fields::secret("certificates", certificate, report);
+                let pair = (fields.text("certFile", report), fields.text("keyFile", report));
+                fields.finish("it has no equal here", report);
+                match pair {
+                    (Some(cert), Some(key)) if index == 0 => tls
+                        .set("client_cert", Map::new().with("cert", literal(cert)).with("key", literal(key))),
+                    (Some(cert), Some(_)) => report.add(
+                        certificate,
+                        format!("certificates: {cert}"),
+                        "an upstream is shown one certificate",
+                    ),
+                    _ => {
+                        report.add(certificate, "certificates", "a certificate has a certFile and a keyFile")
+                    }
+                }
+            }
             if skips {
                 tls.set("insecure_skip_verify", true);
                 if let Some(name) = server_name {
@@ -247,7 +266,11 @@ impl<'f> Services<'f> {
         let mut fields = Fields::of("weighted", weighted, report);
         let services = fields.list("services", report);
         let sticky = fields.take("sticky");
-        fields.skip(&["healthCheck"]);
+        fields.leave(
+            "healthCheck",
+            "a share stays with its upstream, healthy or not: `then` of that names another",
+            report,
+        );
         fields.finish("it has no equal here", report);
         let mut variants: Vec<(String, i64)> = Vec::new();
         for service in services {
@@ -276,7 +299,7 @@ impl<'f> Services<'f> {
             to.push(Map::new().with("upstream", upstream.as_str()).with("weight", scale(*weight)));
         }
         let mut split = Map::new();
-        match sticky.and_then(|sticky| cookie(sticky, "its value is a key of the gateway's own", report)) {
+        match sticky.and_then(|sticky| split_cookie(sticky, report)) {
             Some(cookie) => split.set("by", Map::new().with("cookie", cookie)),
             // As Traefik does, one after the other.
             None => split.set("by", "round_robin"),
@@ -295,7 +318,8 @@ impl<'f> Services<'f> {
         let mut fields = Fields::of("mirroring", mirroring, report);
         let main = fields.text("service", report).unwrap_or_default();
         let mirrors = fields.list("mirrors", report);
-        fields.skip(&["healthCheck", "mirrorBody"]);
+        fields.needless(&["healthCheck"], HEALTH, report);
+        fields.usual("mirrorBody", true, "copies have their body, up to 64 KiB", report);
         fields.finish("a body of at most 64 KiB is copied", report);
         let mut target = self.target_at(main, breaker, depth + 1, report)?;
         let mut copies: Vec<(String, Map)> = Vec::new();
@@ -346,7 +370,7 @@ impl<'f> Services<'f> {
         let mut fields = Fields::of("failover", failover, report);
         let main = fields.text("service", report).unwrap_or_default();
         let fallback = fields.take("fallback");
-        fields.skip(&["healthCheck"]);
+        fields.needless(&["healthCheck"], HEALTH, report);
         fields.finish("another upstream stands in where none of the servers can be used", report);
         let main = self.target_at(main, breaker, depth + 1, report)?;
         let Some(fallback) = fallback else { return Ok(main) };

@@ -23,7 +23,8 @@ pub(crate) fn log(log: Option<&Foreign>, access: Option<&Foreign>, top: &mut Map
         match fields.text("format", report) {
             Some("json") => top.map("log").set("format", "json"),
             Some("common") => top.map("log").set("format", "text"),
-            _ => {}
+            Some(other) => report.add(log, format!("format: {other}"), "messages are text or JSON"),
+            None => {}
         }
         fields.finish("messages go to standard output", report);
     }
@@ -44,7 +45,7 @@ pub(crate) fn log(log: Option<&Foreign>, access: Option<&Foreign>, top: &mut Map
     if let Some(filters) = fields.take("filters") {
         when(filters, &mut written, report);
     }
-    fields.skip(&["bufferingSize"]);
+    fields.needless(&["bufferingSize"], "since lines are written in the background", report);
     fields.finish("fields of ours have names of their own: see `log.access.fields`", report);
     if !written.is_empty() {
         top.map("log").set("access", written);

@@ -4,12 +4,9 @@ use super::{
     servers::is_endpoint,
     services::{DEEPEST, Services, local},
 };
-use crate::{
-    config::Foreign,
-    convert::{
-        draft::{List, Map},
-        fields::{Fields, Report, literal},
-    },
+use crate::convert::{
+    draft::{List, Map},
+    fields::{Fields, Report, literal},
 };
 
 impl Services<'_> {
@@ -53,7 +50,9 @@ impl Services<'_> {
             let mut fields = Fields::of("loadBalancer", balancer, report);
             let servers = fields.list("servers", report);
             if let Some(proxy) = fields.take("proxyProtocol") {
-                let version = proxy.find_text("version").unwrap_or("2");
+                let mut fields = Fields::of("proxyProtocol", proxy, report);
+                let version = fields.text("version", report).unwrap_or("2");
+                fields.finish("it has no equal here", report);
                 upstream.set("proxy_protocol", if version == "1" { "v1" } else { "v2" });
             }
             fields.finish("it has no equal here", report);
@@ -70,14 +69,15 @@ impl Services<'_> {
             }
             return Ok(());
         }
-        for service in weighted.and_then(|weighted| weighted.find("services")).map_or(&[][..], Foreign::items)
-        {
-            let name = service.find_text("name").and_then(local).unwrap_or_default();
-            let own = service
-                .find_text("weight")
-                .and_then(|text| text.parse().ok())
-                .filter(|weight| (0..=65_535).contains(weight))
-                .unwrap_or(1);
+        let Some(weighted) = weighted else { return Ok(()) };
+        let mut fields = Fields::of("weighted", weighted, report);
+        let services = fields.list("services", report);
+        fields.finish("it has no equal here", report);
+        for service in services {
+            let mut fields = Fields::of("services", service, report);
+            let name = fields.text("name", report).and_then(local).unwrap_or_default();
+            let own = fields.number("weight", 0, 65_535, report).unwrap_or(1);
+            fields.finish("it has no equal here", report);
             if endpoints.len() > 10_000 {
                 return Err("it has too many servers".to_owned());
             }

@@ -60,10 +60,18 @@ fn add<'f>(
     let service = fields.text("service", report).ok_or("it has no service")?;
     let has_middlewares = !fields.one_or_more("middlewares").is_empty();
     let tls = router.entries().iter().find(|(name, _)| name == "tls").map(|(_, tls)| tls);
-    fields.skip(&["entryPoints", "tls", "ruleSyntax"]);
+    fields.skip(&["entryPoints", "tls"]);
+    fields.needless(&["ruleSyntax"], "since rules are read in both syntaxes", report);
     fields.finish("it has no equal here", report);
     if has_middlewares {
         return Err("connections pass no filters, so it is left out".to_owned());
+    }
+    if let Some(tls) = tls {
+        let mut fields = Fields::of("tls", tls, report);
+        fields.skip(&["passthrough", "options"]);
+        let why = "write `{acme: ACCOUNT, names: [...]}` among the listener's certificates";
+        fields.leave("certResolver", why, report);
+        fields.finish(why, report);
     }
     let passes = tls
         .and_then(|tls| tls.find("passthrough"))

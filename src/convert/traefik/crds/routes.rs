@@ -52,7 +52,10 @@ impl Parts {
             };
             let mut router: Vec<(String, Foreign)> = Vec::new();
             let mut fields = Fields::of("routes", route, report);
-            fields.skip(&["kind", "syntax", "services", "observability"]);
+            fields.skip(&["kind", "services"]);
+            fields.needless(&["syntax"], "since rules are read in both syntaxes", report);
+            let observability = fields.take("observability").cloned();
+            router.extend(observability.map(|value| ("observability".to_owned(), value)));
             router.extend(fields.take("match").map(|rule| ("rule".to_owned(), rule.clone())));
             router.extend(fields.take("priority").map(|number| ("priority".to_owned(), number.clone())));
             let guards = fields.take("middlewares").map(|names| middlewares::names(object, names));

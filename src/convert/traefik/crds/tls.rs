@@ -89,7 +89,10 @@ impl Parts {
                 fields.finish("it has no equal here", report);
                 Some((name.to_owned(), made::text(value, id)))
             }
-            "store" => None,
+            "store" => {
+                report.needless(name, value, "since a listener shows all its certificates");
+                None
+            }
             _ => kept(name, value),
         })
     }
