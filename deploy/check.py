@@ -177,6 +177,8 @@ def accepted():
     for args in [
         ["--set", "config.listeners[0].address=${env:LISTEN}"],
         ["--set", "config.admin.address=0.0.0.0:9901"],
+        ["--set", "config.admin.address=${env:ADMIN}"],
+        ["--set", "config.include[0]=conf.d/*.yaml,service.ports.https=443,service.targetPorts.https=8443"],
         ["--set", "config.admin.console=false"],
         ["--set", "config.listeners[0].address=[::]:8080"],
         ["--set", "existingConfigMap=mine,service.targetPorts.http=9999"],

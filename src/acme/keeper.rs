@@ -21,7 +21,7 @@ use super::{
     budget::Budgets,
     ca::Ca,
     desk::{AccountDesk, Desk},
-    holding::{Failed, Held, Holding, Record, read},
+    holding::{Failed, Held, Holding, Record, Tried, read},
     on_demand::{Demanding, Waiting},
     order::{self, Obtained, Wanted},
     proofs::{Proofs, token_in},
@@ -587,7 +587,8 @@ impl Keeper {
         let mut inner = self.lock();
         let Some(holding) = inner.holdings.get_mut(id) else { return Next::Wait(now) };
         // What a storage has not taken is known here alone.
-        let is_known_here = holding.failed.as_ref().is_some_and(|failed| failed.trouble.reason == Reason::Storage);
+        let is_known_here =
+            holding.failed.as_ref().is_some_and(|failed| failed.trouble.reason == Reason::Storage);
         if let Some(stored) = stored.filter(|_| !is_known_here) {
             holding.attempts = stored;
         }

@@ -5,7 +5,8 @@ import { generateKeyPairSync } from 'node:crypto';
 import { createServer } from 'node:http';
 import { createInterface } from 'node:readline';
 
-// Node 18 has none, and Debian 12 has Node 18.
+// Node 18 has neither, and Debian 12 has Node 18.
+globalThis.crypto ??= (await import('node:crypto')).webcrypto;
 URL.parse ??= (url, base) => (URL.canParse(url, base) ? new URL(url, base) : null);
 const { default: Provider } = await import(process.argv[2]);
 

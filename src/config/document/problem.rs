@@ -120,9 +120,8 @@ fn without_passwords(text: String) -> String {
     let mut shown = String::new();
     let mut rest = text.as_str();
     while let Some((before, after)) = rest.split_once(SCHEME) {
-        let end = after.find(|c: char| c.is_whitespace() || "/?#\"'`(),".contains(c)).unwrap_or(after.len());
-        // `redis://[user:password@]host` is how one is written, `${...}` where it comes from.
-        let user = after[..end].rfind('@').filter(|at| !after[..*at].starts_with(['[', '$']));
+        let end = after.find(|c: char| c.is_whitespace() || "\"'`(),".contains(c)).unwrap_or(after.len());
+        let user = after[..end].rfind('@').filter(|at| tells(&after[..*at]));
         shown.push_str(before);
         shown.push_str(SCHEME);
         if user.is_some() {
@@ -131,6 +130,15 @@ fn without_passwords(text: String) -> String {
         rest = &after[user.unwrap_or(0)..];
     }
     if shown.is_empty() { text } else { shown + rest }
+}
+
+/// Whether what stands before the `@` of a URL may hold a password. It may have in it what ends a host: then the URL is wrong, and shown.
+fn tells(user: &str) -> bool {
+    // `redis://[user:password@]host` is how one is written, `${...}` where it comes from.
+    let is_form = user == "[user:password";
+    let is_variable = user.starts_with("${") && user.find('}') == Some(user.len() - 1);
+    let host = user.split(['/', '?', '#']).next().unwrap_or_default();
+    !is_form && !is_variable && (host.len() == user.len() || host.contains(':'))
 }
 
 /// A place in a file or in what another origin said. Lines and columns count from 1, columns in characters. Line 0

@@ -78,6 +78,8 @@ impl FromStr for Address {
 /// What to write in the place of a URL.
 fn of_url(scheme: &str, rest: &str) -> String {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    // A user and a password have no place in an address, and none in a message.
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let is_tls = matches!(scheme, "https" | "wss" | "grpcs" | "tls");
     let address = match (port, is_tls) {

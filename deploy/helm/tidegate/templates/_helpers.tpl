@@ -83,7 +83,7 @@ console: false
 {{- if not .Values.existingConfigMap }}
 {{- include "tidegate.refuseAdmin" (dict "config" .Values.config "name" "config") }}
 {{- $listens := list }}
-{{- $isKnown := and (kindIs "slice" (get .Values.config "listeners")) (not (hasKey .Values.config "sidecar")) }}
+{{- $isKnown := and (kindIs "slice" (get .Values.config "listeners")) (not (hasKey .Values.config "sidecar")) (not (hasKey .Values.config "include")) }}
 {{- range (ternary (get .Values.config "listeners") list $isKnown) }}
 {{- $address := toString (get . "address") }}
 {{- if or (contains "${" $address) (hasPrefix "systemd:" $address) }}{{- $isKnown = false }}{{- end }}
@@ -122,7 +122,8 @@ console: false
 {{- fail (printf "%s.admin is %v: the probes need the admin API; write a map, such as {console: false}" .name $admin) }}
 {{- end }}
 {{- $address := dig "address" ":9901" $admin | toString }}
-{{- if or (not (hasSuffix ":9901" $address)) (hasPrefix "127." $address) (hasPrefix "localhost" $address) (hasPrefix "[::1]" $address) }}
+{{- if contains "${" $address }}
+{{- else if or (not (hasSuffix ":9901" $address)) (hasPrefix "127." $address) (hasPrefix "localhost" $address) (hasPrefix "[::1]" $address) }}
 {{- fail (printf "%s.admin.address is %s: the probes ask port 9901 of the pod, so leave it out" .name $address) }}
 {{- end }}
 {{- end }}
