@@ -267,7 +267,7 @@ async fn write_record(dns: SocketAddr, told: &Value) -> u16 {
         Some("present") => ("/set-txt", json!({"host": host, "value": told["value"]})),
         _ => ("/clear-txt", json!({"host": host})),
     };
-    send(dns, "POST", path, &[], what.to_string()).await.status
+    send(dns, "POST", path, &[], what.to_string()).await.status.as_u16()
 }
 
 #[tokio::test(flavor = "multi_thread")]

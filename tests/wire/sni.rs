@@ -3,7 +3,6 @@
 use std::{
     io::{self, Read, Write},
     net::SocketAddr,
-    time::Duration,
 };
 
 use openssl::ssl::Ssl;
