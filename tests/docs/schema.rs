@@ -52,7 +52,9 @@ fn what_is_not_valid_is_found() {
 /// Each by its name, with its text and with what the readers of YAML 1.2 make of it.
 fn hold(shown: &[(String, String)]) -> Output {
     let all = shown.iter().map(|(name, text)| {
-        let read = serde_yaml::from_str(text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let read = serde_yaml::from_str(text);
+        let mut read: serde_yaml::Value = read.unwrap_or_else(|error| panic!("{name}: {error}"));
+        read.apply_merge().unwrap();
         json!({"name": name, "text": text, "read": as_json(read)})
     });
     let all: Vec<Value> = all.collect();
