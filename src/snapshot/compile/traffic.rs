@@ -44,6 +44,8 @@ impl Compiler<'_> {
             None => match name.rsplit_once("://").map_or(name, |(_, rest)| rest) {
                 address if address.contains(':') => {
                     let address = address.split('/').next().unwrap_or_default();
+                    // A user and a password have no place in an address, and none in a message.
+                    let address = address.rsplit_once('@').map_or(address, |(_, host)| host);
                     let stands_in =
                         matches!(at.segments().last(), Some(config::Segment::Key(key)) if key == "then");
                     match name.starts_with("https:") {
