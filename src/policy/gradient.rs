@@ -7,8 +7,9 @@
 //!
 //! The baseline is where these two and we differ. A mean of the past drifts upwards with a load that lasts, and going
 //! down to three requests every minute refuses nearly all of them meanwhile. Here each window in which at most half of the limit was used
-//! is a measurement. Under a load that lasts there is none, so now and then the limit is halved until enough has been
-//! answered. Half is enough: the limit settles below twice of what the upstream can do.
+//! is a measurement, and says the more the less of it was used: a limit that nobody has needed yet may be far above what the upstream can
+//! do. Under a load that lasts there is none, so now and then the limit is halved until enough has been answered. Half is enough: the
+//! limit settles below twice of what the upstream can do.
 //!
 //! An upstream may also become slower by itself, with nothing queued. Then a lower limit does not shorten its answers, it only
 //! costs throughput, which does not change while there is a queue. That is seen when the limit has fallen to half, and the time
@@ -26,21 +27,22 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// Fewer answers than these say nothing.
 const ENOUGH: u32 = 50;
 
-/// For a baseline that is kept for long.
+/// For a baseline that is kept for long, unless they take longer than this, or than some of them after each other.
 const ENOUGH_TO_KEEP: u32 = 200;
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// No window takes more than this from the limit.
 const STEEPEST: f64 = 0.5;
 
-/// How much a window at ease changes the baseline.
+/// How much a window changes the baseline in which next to nothing of the limit was used.
 const FADE: f64 = 0.3;
 
 /// When the limit has fallen to this share, and the throughput below that one, the limit is what costs it.
 const FALLEN: f64 = 0.5;
 const LESS_DONE: f64 = 0.75;
 
-/// Measuring under load takes no more than one part in so many of the time, and while a baseline that began under too much is still
-/// falling, one in so many.
+/// Measuring under load takes no more than one part in so many of the time, and while the baseline may still be that of a queue, one in
+/// so many.
 const RARELY: u32 = 20;
 const OFTEN: u32 = 4;
 
@@ -161,7 +163,8 @@ impl Gradient {
     }
 
     fn is_enough(&self, usual: Duration, lasts: Duration) -> bool {
-        let is_kept = self.measuring.is_some() && lasts < 4 * usual;
+        let is_kept = self.measuring.is_some() || self.baseline.is_none();
+        let is_kept = is_kept && lasts < PATIENCE.max(4 * usual);
         self.window.count >= if is_kept { ENOUGH_TO_KEEP } else { ENOUGH } && lasts >= usual.max(WINDOW)
     }
 
@@ -184,14 +187,18 @@ impl Gradient {
                     };
             }
             (None, Some(baseline)) if is_at_ease => {
-                self.baseline = Some(baseline.mul_f64(1.0 - FADE) + median.mul_f64(FADE));
-                self.measure_at = now + self.settings.baseline_interval;
+                let used = self.window.peak as f64 / before as f64;
+                let fade = FADE * (1.0 - 2.0 * used);
+                self.baseline = Some(baseline.mul_f64(1.0 - fade) + median.mul_f64(fade));
+                if used <= 0.25 {
+                    self.measure_at = now + self.settings.baseline_interval;
+                }
                 self.falling = Falling::Not;
             }
             (None, None) if is_at_ease => self.baseline = Some(median),
             (None, None) => self.measuring = Some(now),
             (None, Some(_)) if now >= self.measure_at => self.measuring = Some(now),
-            (None, Some(baseline)) => self.adjust(baseline, median, throughput),
+            (None, Some(baseline)) => self.adjust(baseline, median, throughput, now),
         }
         // What was begun under another limit says nothing about this one.
         let deaf = if self.limit() == before { Duration::ZERO } else { median };
@@ -202,7 +209,7 @@ impl Gradient {
         self.window.usual = Some(median);
     }
 
-    fn adjust(&mut self, baseline: Duration, median: Duration, throughput: f64) {
+    fn adjust(&mut self, baseline: Duration, median: Duration, throughput: f64, now: Instant) {
         let Settings { tolerance, min, max, .. } = self.settings;
         let gradient = (baseline.as_secs_f64() * (1.0 + tolerance) / median.as_secs_f64().max(1e-6))
             .clamp(STEEPEST, 1.0);
@@ -215,6 +222,8 @@ impl Gradient {
                     if self.limit <= FALLEN * limit && throughput <= LESS_DONE * before =>
                 {
                     self.baseline = Some(median);
+                    // What was too much may not have been answered yet.
+                    self.measure_at = now + median.saturating_mul(OFTEN);
                     self.falling = Falling::Not;
                     return;
                 }

@@ -75,7 +75,7 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn run(is_limited: bool, work: Work, changes: &[Change], until: u64) -> Simulation {
+    fn run(seed: u64, is_limited: bool, work: Work, changes: &[Change], until: u64) -> Simulation {
         let origin = Instant::now();
         let mut simulation = Simulation {
             origin,
@@ -91,7 +91,7 @@ impl Simulation {
             requests: HashMap::new(),
             seen: Vec::new(),
             limits: Vec::new(),
-            rng: fastrand::Rng::with_seed(7),
+            rng: fastrand::Rng::with_seed(seed),
         };
         for change in changes {
             simulation.expect(change.at, Event::Change(*change));
@@ -225,6 +225,8 @@ impl Simulation {
     }
 }
 
+const SEED: u64 = 7;
+
 /// 64 workers do 3,200 requests in a second.
 const WHOLE: Change = Change { at: 0, workers: 64, rate: 2_880.0, slower: 1.0 };
 
@@ -259,10 +261,10 @@ fn half_of_the_capacity_gone_under_load_costs_half_of_the_answers_and_no_time() 
     );
     println!("|---|---|---|---|---|---|---|---|");
     for work in [Work::Even, Work::Exponential, Work::Mixed] {
-        let calm = Simulation::run(true, work, &[Change { rate: 320.0, ..WHOLE }], seconds(30));
+        let calm = Simulation::run(SEED, true, work, &[Change { rate: 320.0, ..WHOLE }], seconds(30));
         let unloaded = calm.p99(0, seconds(30));
         for is_limited in [false, true] {
-            let run = Simulation::run(is_limited, work, &[WHOLE, half], to + PATIENCE);
+            let run = Simulation::run(SEED, is_limited, work, &[WHOLE, half], to + PATIENCE);
             let (p99, goodput) = (run.p99(from, to), run.goodput(from, to) / capacity);
             let [critical, low] =
                 [Priority::Critical, Priority::Low].map(|class| run.served(class, from, to));
@@ -289,8 +291,13 @@ fn half_of_the_capacity_gone_under_load_costs_half_of_the_answers_and_no_time() 
 fn the_limit_grows_again_with_the_capacity() {
     for work in [Work::Even, Work::Exponential, Work::Mixed] {
         let half = Change { at: seconds(30), workers: 32, ..WHOLE };
-        let run =
-            Simulation::run(true, work, &[WHOLE, half, Change { at: seconds(60), ..WHOLE }], seconds(121));
+        let run = Simulation::run(
+            SEED,
+            true,
+            work,
+            &[WHOLE, half, Change { at: seconds(60), ..WHOLE }],
+            seconds(121),
+        );
         let goodput = run.goodput(seconds(65), seconds(120)) / 2_880.0;
         assert!(goodput > 0.95, "{work:?}: {goodput} with a limit of {}", run.limit_at(seconds(120)));
     }
@@ -302,7 +309,7 @@ fn an_upstream_that_is_slower_with_nothing_queued_keeps_its_throughput() {
         // 64 of 128 workers are busy, and then all.
         let calm = Change { workers: 128, rate: 2_880.0, ..WHOLE };
         let slow = Change { at: seconds(30), slower: 2.0, ..calm };
-        let run = Simulation::run(true, work, &[calm, slow], seconds(121));
+        let run = Simulation::run(SEED, true, work, &[calm, slow], seconds(121));
         let goodput = run.goodput(seconds(40), seconds(120)) / 2_880.0;
         assert!(goodput > 0.95, "{work:?}: {goodput} with a limit of {}", run.limit_at(seconds(120)));
     }
@@ -314,7 +321,7 @@ fn what_is_small_and_what_begins_under_too_much_is_learnt_as_well() {
         for work in [Work::Even, Work::Exponential, Work::Mixed] {
             let capacity = workers as f64 * 50.0;
             let busy = Change { workers, rate: 1.5 * capacity, ..WHOLE };
-            let run = Simulation::run(true, work, &[busy], seconds(patience_for + 61));
+            let run = Simulation::run(SEED, true, work, &[busy], seconds(patience_for + 61));
             let (from, to) = (seconds(patience_for), seconds(patience_for + 60));
             let goodput = run.goodput(from, to) / capacity;
             let limit = run.limit_at(to) as f64 / workers as f64;
@@ -327,6 +334,39 @@ fn what_is_small_and_what_begins_under_too_much_is_learnt_as_well() {
                 "{workers} {work:?}: {goodput}, {limit} places for each worker"
             );
         }
+    }
+}
+
+/// 32 workers do 400 requests in a second, of 80 ms on average.
+const FEW: Change = Change { at: 0, workers: 32, rate: 360.0, slower: 4.0 };
+
+fn after_half_is_gone(seed: u64, work: Work, whole: Change) -> (f64, f64) {
+    let calm = Change { rate: whole.rate / 9.0, ..whole };
+    let half = Change { at: seconds(42), workers: whole.workers / 2, ..whole };
+    let to = seconds(67);
+    let run =
+        Simulation::run(seed, true, work, &[calm, Change { at: seconds(22), ..whole }, half], to + PATIENCE);
+    let capacity = half.workers as f64 / (0.02 * half.slower);
+    (run.p99(seconds(45), to), run.goodput(half.at, to) / capacity)
+}
+
+#[test]
+fn a_queue_that_fills_less_than_half_of_the_limit_is_no_ease() {
+    let (p99, goodput) = after_half_is_gone(14, Work::Even, FEW);
+    assert!(p99 <= 2.0 * 80.0 && goodput >= 0.9, "{p99} ms, {goodput}");
+}
+
+#[test]
+fn a_baseline_that_was_learnt_while_a_queue_was_emptied_is_soon_measured_again() {
+    let (p99, goodput) = after_half_is_gone(22, Work::Even, FEW);
+    assert!(p99 <= 2.0 * 80.0 && goodput >= 0.9, "{p99} ms, {goodput}");
+}
+
+#[test]
+fn a_baseline_of_few_answers_that_were_quick_by_chance_refuses_nobody_for_long() {
+    for seed in [1, 12] {
+        let (_, goodput) = after_half_is_gone(seed, Work::Exponential, WHOLE);
+        assert!(goodput >= 0.9, "{seed}: {goodput}");
     }
 }
 
