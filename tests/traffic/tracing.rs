@@ -6,6 +6,7 @@ mod applications;
 mod bad_input;
 mod collectors;
 mod contexts;
+mod tls;
 mod zipkin;
 
 use http::Method;
