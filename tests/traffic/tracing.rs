@@ -6,6 +6,7 @@ mod applications;
 mod bad_input;
 mod collectors;
 mod contexts;
+mod sampling;
 mod tls;
 mod zipkin;
 
