@@ -129,7 +129,13 @@ impl Tracing {
             self.metrics.limited.inc();
             if let Some(parent) = incoming.parent.filter(|parent| parent.sampled == Some(true)) {
                 // An id of ours would be a span that nobody finds.
-                return Some(Current { span: parent.span, parent: None, passes: true, ..current });
+                return Some(Current {
+                    span: parent.span,
+                    parent: None,
+                    passes: true,
+                    records: Records::No,
+                    ..current
+                });
             }
             current = Current { sampled: false, debug: false, records: self.unsampled(), ..current };
             state = state.and_then(|state| state.with_threshold(None));
@@ -303,6 +309,7 @@ mod tests {
         let before = fields.clone();
         let current = begin(&tracing, &mut fields, SAMPLED).unwrap();
         assert!(current.passes && current.sampled && fields == before);
+        assert_eq!(current.records, Records::No);
         assert_eq!(current.span.to_string(), "00f067aa0ba902b7");
         let current = begin(&tracing, &mut HeaderMap::new(), SAMPLED).unwrap();
         assert!(!current.passes && !current.sampled && current.records == Records::No);
