@@ -14,7 +14,7 @@ use crate::{
         sample::{self, By, Known, Threshold},
     },
     trace::{
-        self, Current, Format, Formats, Incoming, Records, SpanId, TraceId,
+        self, Current, Format, Formats, Incoming, Records, SampledBy, SpanId, TraceId,
         state::{self, State},
     },
 };
@@ -181,6 +181,10 @@ impl Tracing {
             passes: false,
             formats: self.is.formats,
             records: if sampled && self.is.exports { Records::Yes } else { self.unsampled() },
+            sampled_by: match by {
+                By::Caller => SampledBy::Caller,
+                By::Ratio => SampledBy::Ratio,
+            },
         };
         (current, (by == By::Ratio).then_some(threshold))
     }
@@ -191,15 +195,21 @@ impl Tracing {
         if may { Records::IfNotable } else { Records::No }
     }
 
-    /// Whether the spans of a request that is not sampled are exported, now that it has ended.
-    pub(crate) fn is_notable(&self, failed: bool, took: Duration, now: Instant) -> bool {
+    /// Why the spans of a request that is not sampled are exported, now that it has ended; `None` where they are not.
+    pub(crate) fn notable(&self, failed: bool, took: Duration, now: Instant) -> Option<SampledBy> {
         let Also { errors, slower_than } = self.is.also;
-        let is_notable = errors && failed || slower_than.is_some_and(|limit| took > limit);
-        let takes = is_notable && self.takes(now);
-        if takes {
-            self.metrics.also.inc();
+        let why = if errors && failed {
+            SampledBy::Errors
+        } else if slower_than.is_some_and(|limit| took > limit) {
+            SampledBy::SlowerThan
+        } else {
+            return None;
+        };
+        if !self.takes(now) {
+            return None;
         }
-        takes
+        self.metrics.also.inc();
+        Some(why)
     }
 
     fn takes(&self, now: Instant) -> bool {
@@ -264,6 +274,7 @@ mod tests {
         let mut fields = HeaderMap::new();
         let current = begin(&tracing, &mut fields, SAMPLED).unwrap();
         assert!(current.sampled && current.random && current.records == Records::Yes);
+        assert_eq!(current.sampled_by, SampledBy::Ratio);
         assert_eq!(fields["tracestate"], "ot=th:8");
         let mut fields = headers(&[("tracestate", "foo=1")]);
         let current = begin(&tracing, &mut fields, UNSAMPLED).unwrap();
@@ -279,6 +290,7 @@ mod tests {
         assert_eq!(current.trace.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(current.parent.unwrap().to_string(), "00f067aa0ba902b7");
         assert!(current.sampled && !current.random);
+        assert_eq!(current.sampled_by, SampledBy::Caller);
         assert_eq!(fields["tracestate"], "foo=1,bar=2");
         let deciding = PlannedTracing { known: Known::Decide, new: Threshold::of(0.0), ..planned() };
         let current = begin(&self::tracing(deciding), &mut fields, SAMPLED).unwrap();
@@ -348,8 +360,8 @@ mod tests {
         let (now, millis) = (Instant::now(), Duration::from_millis);
         let notable = [(true, 1), (false, 1), (false, 1001)];
         assert_eq!(
-            notable.map(|(failed, took)| tracing.is_notable(failed, millis(took), now)),
-            [true, false, true]
+            notable.map(|(failed, took)| tracing.notable(failed, millis(took), now)),
+            [Some(SampledBy::Errors), None, Some(SampledBy::SlowerThan)]
         );
     }
 }

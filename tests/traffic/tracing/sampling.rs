@@ -57,6 +57,8 @@ async fn the_contexts_of_those_go_on_who_may_bring_one_and_others_begin_a_new_tr
         }
         let spans = collector.spans(2).await;
         assert_eq!(server(&spans).parent(), if goes_on { CALLER } else { "" }, "{what}");
+        let by = if goes_on { "caller" } else { "ratio" };
+        assert_eq!(server(&spans).get("tidegate.sampled_by"), by, "{what}");
         let decision = if goes_on { "decision=\"followed\"" } else { "decision=\"new\"" };
         assert_eq!(metric(&gateway, "tidegate_traces_total", &[decision]).await, 1.0, "{what}");
     }
@@ -85,6 +87,10 @@ async fn a_caller_s_decision_is_followed_or_ours_takes_its_place() {
         assert_eq!(sent(&origin), (flags.to_owned(), sent_state.map(str::to_owned)), "{what}");
         let line = logged(&gateway, "/").await;
         assert_eq!((&line["trace_id"], &line["sampled"]), (&TRACE.into(), &(flags == "01").into()), "{what}");
+        if flags == "01" {
+            let by = if sample.ends_with("follow") { "caller" } else { "ratio" };
+            assert_eq!(server(&collector.spans(2).await).get("tidegate.sampled_by"), by, "{what}");
+        }
         let recorded = if flags == "01" { 2.0 } else { 0.0 };
         assert_eq!(metric(&gateway, "tidegate_spans_recorded_total", &[]).await, recorded, "{what}");
         assert_eq!(metric(&gateway, "tidegate_traces_total", &["decision=\"followed\""]).await, 1.0);
@@ -106,6 +112,26 @@ async fn a_caller_who_debugs_is_followed_also_where_we_decide() {
         seen.iter().map(|seen| seen.header("b3").unwrap().split('-').nth(2).unwrap()).collect();
     assert_eq!(decisions, ["0", "d"]);
     assert_eq!(server(&collector.spans(2).await).parent(), CALLER);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_exported_though_it_was_not_sampled_says_why() {
+    let (origin, collector) = (Origin::start().await, Collector::start().await);
+    let otlp = format!("otlp: {{endpoint: '{}', every: 10ms}}", collector.url());
+    let sample = "sample: {new: 0%, also: {errors: true, slower_than: 5ms}}";
+    let gateway = Yaml::to(origin.name())
+        .top(&format!("tracing: {{{otlp}, {sample}}}"))
+        .with_route("match: {path: /slow}, upstream: origin, filters: [{fault: {delay: {duration: 10ms}}}]")
+        .start()
+        .await;
+    let mut client = Client::new(&gateway);
+    client.get("/slow").await.assert_status(200);
+    client.get("/status/500").await.assert_status(500);
+    let spans = collector.spans(4).await;
+    for (path, by) in [("/slow", "slower_than"), ("/status/500", "errors")] {
+        let asked = spans.iter().find(|span| span.is_server() && span.get("url.path") == path).unwrap();
+        assert_eq!((asked.get("tidegate.sampled_by"), asked.span.flags & 1), (by, 0), "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
