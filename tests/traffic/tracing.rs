@@ -8,6 +8,7 @@ mod collectors;
 mod contexts;
 mod sampling;
 mod tls;
+mod variables;
 mod zipkin;
 
 use http::Method;

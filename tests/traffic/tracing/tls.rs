@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// With the authority in `root.crt`, and a certificate of ours in `edge.crt`.
-fn directory(root: &Issued) -> TempDir {
+pub(super) fn directory(root: &Issued) -> TempDir {
     let directory = TempDir::new().unwrap();
     keep(directory.path(), "root", root);
     keep(directory.path(), "edge", &root.issue(&svid("spiffe://test/edge")));
