@@ -92,6 +92,39 @@ async fn connections_are_counted_as_kept_or_new_and_waits_where_there_is_a_limit
     assert_eq!(unlimited, None);
 }
 
+/// Of one run of a chain in 127, on each thread: so 127 requests through two chains have one of each.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_filters_is_observed_for_those_that_ran_with_what_they_waited() {
+    let backend = Backend::start().await;
+    let gateway = Yaml::to(backend.address())
+        .top("threads: 1")
+        .listener("filters: [{request_id: {}}]")
+        .route("filters: [{fault: {delay: {duration: 2ms}}}]")
+        .with_route(
+            "match: {path: /status/201}, upstream: origin, filters: [{ip_rules: {deny: [127.0.0.0/8]}}]",
+        )
+        .start()
+        .await;
+    let mut client = Connection::http1(gateway.address("main")).await.unwrap();
+    for _ in 0..127 {
+        client.send("GET", "/status/200", &[], "").await.unwrap().assert_status(200);
+    }
+    let of = async |name: &str, filter: &str| {
+        series(&gateway, &format!("tidegate_filter_{name}"), &[&format!("filter=\"{filter}\"")]).await
+    };
+    for filter in ["request_id", "fault"] {
+        assert!(of("duration_seconds_count", filter).await >= Some(1.0), "{filter}");
+    }
+    let (count, sum) =
+        (of("duration_seconds_count", "fault").await, of("duration_seconds_sum", "fault").await);
+    assert!(sum.unwrap() >= 0.002 * count.unwrap(), "{sum:?} of {count:?}");
+    assert_eq!(of("duration_seconds_count", "ip_rules").await, Some(0.0), "nobody came to it");
+    assert_eq!(of("duration_seconds_count", "jwt").await, None, "there is none");
+    send(gateway.address("main"), "GET", "/status/201", &[], "").await.assert_status(403);
+    assert_eq!(of("refusals_total", "ip_rules").await, Some(1.0));
+    assert_eq!(of("refusals_total", "fault").await, Some(0.0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_and_the_outcome_of_the_last_reload_are_shown() {
     let backend = Backend::start().await;

@@ -44,7 +44,7 @@ impl Signal {
     }
 
     /// In words.
-    pub(super) const fn records(self) -> &'static str {
+    pub(crate) const fn records(self) -> &'static str {
         match self {
             Signal::Traces => "spans",
             Signal::Metrics => "metrics",

@@ -62,6 +62,7 @@ pub(super) fn record(queue: &Queue, session: &mut Session, ctx: &mut Context, st
         write_http(writer, ctx, session, &common, status);
         writer.optional("error.type", error.as_deref());
         write_ours(writer, ctx, tried.len());
+        writer.text("tidegate.sampled_by", current.sampled_by.word());
         for (key, value) in &own {
             writer.text(key, cut(value, LONGEST_OWN));
         }

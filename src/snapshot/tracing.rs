@@ -14,7 +14,7 @@ use crate::{
         sample::{self, By, Known, Threshold},
     },
     trace::{
-        self, Current, Format, Formats, Incoming, Records, SpanId, TraceId,
+        self, Current, Format, Formats, Incoming, Records, SampledBy, SpanId, TraceId,
         state::{self, State},
     },
 };
@@ -129,7 +129,13 @@ impl Tracing {
             self.metrics.limited.inc();
             if let Some(parent) = incoming.parent.filter(|parent| parent.sampled == Some(true)) {
                 // An id of ours would be a span that nobody finds.
-                return Some(Current { span: parent.span, parent: None, passes: true, ..current });
+                return Some(Current {
+                    span: parent.span,
+                    parent: None,
+                    passes: true,
+                    records: Records::No,
+                    ..current
+                });
             }
             current = Current { sampled: false, debug: false, records: self.unsampled(), ..current };
             state = state.and_then(|state| state.with_threshold(None));
@@ -175,6 +181,10 @@ impl Tracing {
             passes: false,
             formats: self.is.formats,
             records: if sampled && self.is.exports { Records::Yes } else { self.unsampled() },
+            sampled_by: match by {
+                By::Caller => SampledBy::Caller,
+                By::Ratio => SampledBy::Ratio,
+            },
         };
         (current, (by == By::Ratio).then_some(threshold))
     }
@@ -185,15 +195,21 @@ impl Tracing {
         if may { Records::IfNotable } else { Records::No }
     }
 
-    /// Whether the spans of a request that is not sampled are exported, now that it has ended.
-    pub(crate) fn is_notable(&self, failed: bool, took: Duration, now: Instant) -> bool {
+    /// Why the spans of a request that is not sampled are exported, now that it has ended; `None` where they are not.
+    pub(crate) fn notable(&self, failed: bool, took: Duration, now: Instant) -> Option<SampledBy> {
         let Also { errors, slower_than } = self.is.also;
-        let is_notable = errors && failed || slower_than.is_some_and(|limit| took > limit);
-        let takes = is_notable && self.takes(now);
-        if takes {
-            self.metrics.also.inc();
+        let why = if errors && failed {
+            SampledBy::Errors
+        } else if slower_than.is_some_and(|limit| took > limit) {
+            SampledBy::SlowerThan
+        } else {
+            return None;
+        };
+        if !self.takes(now) {
+            return None;
         }
-        takes
+        self.metrics.also.inc();
+        Some(why)
     }
 
     fn takes(&self, now: Instant) -> bool {
@@ -258,6 +274,7 @@ mod tests {
         let mut fields = HeaderMap::new();
         let current = begin(&tracing, &mut fields, SAMPLED).unwrap();
         assert!(current.sampled && current.random && current.records == Records::Yes);
+        assert_eq!(current.sampled_by, SampledBy::Ratio);
         assert_eq!(fields["tracestate"], "ot=th:8");
         let mut fields = headers(&[("tracestate", "foo=1")]);
         let current = begin(&tracing, &mut fields, UNSAMPLED).unwrap();
@@ -273,6 +290,7 @@ mod tests {
         assert_eq!(current.trace.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_eq!(current.parent.unwrap().to_string(), "00f067aa0ba902b7");
         assert!(current.sampled && !current.random);
+        assert_eq!(current.sampled_by, SampledBy::Caller);
         assert_eq!(fields["tracestate"], "foo=1,bar=2");
         let deciding = PlannedTracing { known: Known::Decide, new: Threshold::of(0.0), ..planned() };
         let current = begin(&self::tracing(deciding), &mut fields, SAMPLED).unwrap();
@@ -303,6 +321,7 @@ mod tests {
         let before = fields.clone();
         let current = begin(&tracing, &mut fields, SAMPLED).unwrap();
         assert!(current.passes && current.sampled && fields == before);
+        assert_eq!(current.records, Records::No);
         assert_eq!(current.span.to_string(), "00f067aa0ba902b7");
         let current = begin(&tracing, &mut HeaderMap::new(), SAMPLED).unwrap();
         assert!(!current.passes && !current.sampled && current.records == Records::No);
@@ -341,8 +360,8 @@ mod tests {
         let (now, millis) = (Instant::now(), Duration::from_millis);
         let notable = [(true, 1), (false, 1), (false, 1001)];
         assert_eq!(
-            notable.map(|(failed, took)| tracing.is_notable(failed, millis(took), now)),
-            [true, false, true]
+            notable.map(|(failed, took)| tracing.notable(failed, millis(took), now)),
+            [Some(SampledBy::Errors), None, Some(SampledBy::SlowerThan)]
         );
     }
 }

@@ -107,6 +107,8 @@ pub(crate) struct Current {
     /// Its fields go on as they came: they name a span that was recorded, and ours would not be.
     pub passes: bool,
     pub records: Records,
+    /// Why it is recorded, if it is.
+    pub sampled_by: SampledBy,
     pub formats: Formats,
 }
 
@@ -116,6 +118,31 @@ pub(crate) enum Records {
     /// Should it end badly.
     IfNotable,
     Yes,
+}
+
+/// Who or what had the spans of a request exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SampledBy {
+    /// Whoever sent the request.
+    Caller,
+    /// Our share of all traces.
+    Ratio,
+    /// It was not sampled, and failed.
+    Errors,
+    /// It was not sampled, and took long.
+    SlowerThan,
+}
+
+impl SampledBy {
+    /// As spans say it, in the words of the configuration.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            SampledBy::Caller => "caller",
+            SampledBy::Ratio => "ratio",
+            SampledBy::Errors => "errors",
+            SampledBy::SlowerThan => "slower_than",
+        }
+    }
 }
 
 impl Current {

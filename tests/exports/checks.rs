@@ -131,6 +131,36 @@ async fn variables_that_the_file_overrides_or_that_are_wrong_are_told() {
             ("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "many"),
             "is ignored: it is no number of characters",
         ),
+        ("tracing: {otlp: {give_up: 5s}}", ("OTEL_BSP_EXPORT_TIMEOUT", "5"), "and the file says otherwise"),
+        ("tracing: {otlp: {}}", ("OTEL_BSP_EXPORT_TIMEOUT", "soon"), "is ignored: it is no number"),
+        (
+            "tracing: {otlp: {}}",
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+            "is ignored: it is neither gzip nor none",
+        ),
+        // Of the two variables, the one that is wrong is named.
+        ("tracing: {otlp: {}}", ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "smoke"), "is ignored: it is none of"),
+        ("tracing: {otlp: {}}", ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "soon"), "is ignored: it is no number"),
+        ("tracing: {otlp: {}}", ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a b=c"), "is ignored: it has what no"),
+        (
+            "tracing: {otlp: {}}",
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "here"),
+            "is ignored: it is not the http or https URL of a collector",
+        ),
+        (
+            "",
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://here"),
+            "is ignored: it is not the http or https URL",
+        ),
+        ("", ("OTEL_TRACES_EXPORTER", "console"), "asks for `console`, which is not supported"),
+        (
+            "tracing: {otlp: {}}",
+            ("OTEL_TRACES_EXPORTER", "console"),
+            "spans go to a collector (`otlp`) or nowhere",
+        ),
+        ("metrics: {otlp: {}}", ("OTEL_METRICS_EXPORTER", "otlp,console"), "asks for `console`"),
+        ("", ("OTEL_TRACES_EXPORTER", "zipkin"), "asks for `zipkin`, which is not supported"),
+        ("", ("OTEL_TRACES_EXPORTER", "smoke"), "is ignored: `smoke` is neither `otlp` nor `none`"),
     ] {
         let (code, told) = check(yaml, &[variable]).await;
         let (name, _) = variable;

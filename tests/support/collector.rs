@@ -17,6 +17,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use openssl::ssl::{SslAcceptor, SslVerifyMode};
 use opentelemetry_proto::tonic::{
     collector::{
         logs::v1::ExportLogsServiceRequest,
@@ -32,10 +33,15 @@ use opentelemetry_proto::tonic::{
 use prost::Message;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use super::{own_address, within_deadline};
+use super::{
+    certificates::{Issued, Order, server},
+    own_address, tls, within_deadline,
+};
 
 pub(crate) struct Collector {
     address: SocketAddr,
+    /// Where it speaks TLS.
+    tls: Option<SslAcceptor>,
     shared: Arc<Shared>,
     serving: JoinHandle<()>,
 }
@@ -141,11 +147,26 @@ fn hex(bytes: &[u8]) -> String {
 
 impl Collector {
     pub(crate) async fn start() -> Collector {
+        Collector::at(TcpListener::bind(own_address()).await.unwrap(), None)
+    }
+
+    /// One that speaks TLS with a certificate of `root` for its address, and takes those only who show one of `root` as well.
+    pub(crate) async fn start_tls(root: &Issued) -> Collector {
         let listener = TcpListener::bind(own_address()).await.unwrap();
+        let ip = listener.local_addr().unwrap().ip();
+        let own = root.issue(&Order { ips: vec![ip.to_string()], ..server(&[]) });
+        let mut acceptor = tls::acceptor(&own.certificate, &own.key, &[]);
+        acceptor.cert_store_mut().add_cert(root.certificate.clone()).unwrap();
+        acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
+        acceptor.set_session_id_context(b"collector").unwrap();
+        Collector::at(listener, Some(acceptor.build()))
+    }
+
+    fn at(listener: TcpListener, tls: Option<SslAcceptor>) -> Collector {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
-        let serving = serve(listener, shared.clone());
-        Collector { address, shared, serving }
+        let serving = serve(listener, tls.clone(), shared.clone());
+        Collector { address, tls, shared, serving }
     }
 
     /// It is gone, in the middle of whatever it was asked.
@@ -157,11 +178,12 @@ impl Collector {
     /// It is back at the same address.
     pub(crate) async fn come_back(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
-        self.serving = serve(listener, self.shared.clone());
+        self.serving = serve(listener, self.tls.clone(), self.shared.clone());
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// The next exports are answered so, in this order.
@@ -220,17 +242,23 @@ impl Drop for Collector {
     }
 }
 
-fn serve(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
+fn serve(listener: TcpListener, tls: Option<SslAcceptor>, shared: Arc<Shared>) -> JoinHandle<()> {
     tokio::spawn(async move {
         // Aborted with this task.
         let mut connections = tokio::task::JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let shared = shared.clone();
+            let (tls, shared) = (tls.clone(), shared.clone());
             let service = hyper::service::service_fn(move |request| answer(shared.clone(), request));
             connections.spawn(async move {
                 let server = auto::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                let Some(acceptor) = tls else {
+                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                    return;
+                };
+                if let Some(stream) = tls::accept(&acceptor, stream).await {
+                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                }
             });
         }
     })

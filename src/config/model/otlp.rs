@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::model::units::{ByteSize, HumanDuration, Secret};
 
 /// How spans, or the access log's records, are exported.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Otlp {
     /// The collector's URL. For HTTP `/v1/traces` or `/v1/logs` is appended. Default: `OTEL_EXPORTER_OTLP_ENDPOINT`, or
@@ -31,25 +31,8 @@ pub struct Otlp {
     pub batch: Option<NonZeroU64>,
     /// Records wait so long for others to be sent with. Default: 5s, of the access log 1s.
     pub every: Option<HumanDuration>,
-    /// A batch is tried again for so long, then dropped and counted.
-    pub give_up: HumanDuration,
-}
-
-impl Default for Otlp {
-    fn default() -> Otlp {
-        Otlp {
-            endpoint: None,
-            protocol: None,
-            headers: BTreeMap::new(),
-            compression: None,
-            timeout: None,
-            tls: OtlpTls::default(),
-            queue: None,
-            batch: None,
-            every: None,
-            give_up: HumanDuration::from_secs(60),
-        }
-    }
+    /// A batch is tried again for so long, then dropped and counted. Default: 60s.
+    pub give_up: Option<HumanDuration>,
 }
 
 /// How metrics are pushed.

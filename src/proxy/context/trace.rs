@@ -46,15 +46,15 @@ impl Context {
     /// The trace of a request whose spans are recorded, now that it has ended.
     pub(crate) fn recorded(&self, status: u16, now: Instant) -> Option<Current> {
         let current = self.facts.trace?;
-        let is_recorded = match current.records {
-            Records::Yes => true,
-            Records::No => false,
+        match current.records {
+            Records::Yes => Some(current),
+            Records::No => None,
             Records::IfNotable => {
                 let took = now.saturating_duration_since(self.started);
                 let failed = status == 0 || status >= 500;
-                self.snapshot.tracing.as_ref().is_some_and(|tracing| tracing.is_notable(failed, took, now))
+                let sampled_by = self.snapshot.tracing.as_ref()?.notable(failed, took, now)?;
+                Some(Current { sampled_by, ..current })
             }
-        };
-        is_recorded.then_some(current)
+        }
     }
 }

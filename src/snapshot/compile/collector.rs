@@ -54,6 +54,7 @@ struct Batching {
     every: Option<Duration>,
     batch: Option<u64>,
     most: Option<u64>,
+    give_up: Duration,
 }
 
 /// Of spans and log records, where nothing else is said.
@@ -61,12 +62,16 @@ const BATCH: u64 = 512;
 const SPANS_WAIT: Duration = Duration::from_secs(5);
 const LOGS_WAIT: Duration = Duration::from_secs(1);
 const METRICS_EVERY: Duration = Duration::from_secs(60);
+const GIVE_UP: Duration = Duration::from_secs(60);
 const SPAN_QUEUE: u64 = 8 * 1024 * 1024;
 /// Characters of an attribute's value in a span; as many as a line of the access log has.
 const SPAN_VALUE: usize = 1024;
 const LOG_VALUE: usize = 2048;
 /// A span has about 25 of them, and may be as large as 2 MiB.
 const LONGEST_SPAN_VALUE: usize = 16 * 1024;
+/// What is said of an endpoint that is no URL.
+pub(super) const NO_COLLECTOR: &str = "is not the http or https URL of a collector";
+pub(super) const A_COLLECTOR: &str = "such as http://127.0.0.1:4318";
 
 impl Compiler<'_> {
     pub(super) fn span_export(
@@ -79,7 +84,7 @@ impl Compiler<'_> {
         let value = variables.longest_value("SPAN", SPAN_VALUE, LONGEST_SPAN_VALUE);
         let queue = otlp.queue.map_or(SPAN_QUEUE, |queue| queue.bytes());
         let every = batching.every.unwrap_or(SPANS_WAIT);
-        let settings = self.export_of(Signal::Traces, otlp, every, variables, at)?;
+        let settings = self.export_of(Signal::Traces, otlp, (every, batching.give_up), variables, at)?;
         Some(PlannedExport { settings, limits: limits(&batching, queue, value) })
     }
 
@@ -106,7 +111,7 @@ impl Compiler<'_> {
         let value = variables.longest_value("LOGRECORD", LOG_VALUE, LOG_VALUE);
         let queue = otlp.queue.unwrap_or(access.buffer).bytes();
         let every = batching.every.unwrap_or(LOGS_WAIT);
-        let settings = self.export_of(Signal::Logs, otlp, every, variables, &at)?;
+        let settings = self.export_of(Signal::Logs, otlp, (every, batching.give_up), variables, &at)?;
         Some(PlannedExport { settings, limits: limits(&batching, queue, value) })
     }
 
@@ -154,7 +159,7 @@ impl Compiler<'_> {
         &mut self,
         signal: Signal,
         otlp: &config::Otlp,
-        every: Duration,
+        (every, give_up): (Duration, Duration),
         variables: &mut Otel<'_>,
         at: &Path,
     ) -> Option<export::Settings> {
@@ -168,7 +173,7 @@ impl Compiler<'_> {
             timeout: otlp.timeout,
             tls: &otlp.tls,
         };
-        self.collector(&collector, every, otlp.give_up.into(), variables)
+        self.collector(&collector, every, give_up, variables)
     }
 
     fn collector(
@@ -187,15 +192,19 @@ impl Compiler<'_> {
         let gzip = match (written.compression, compression.as_deref()) {
             (Some(compression), _) => compression == OtlpCompression::Gzip,
             (None, Some("none")) => false,
-            (None, Some(_)) => true,
-            // No network is between us: what both sides would compute is worth more than what they send.
-            (None, None) => !authority.is_some_and(|authority| is_loopback(authority.as_str())),
+            (None, Some("gzip")) => true,
+            (None, unknown) => {
+                if unknown.is_some() {
+                    let name = variables.name_of(written.signal, "COMPRESSION");
+                    variables.ignore(&name, "it is neither gzip nor none");
+                }
+                // No network is between us: what both sides would compute is worth more than what they send.
+                !authority.is_some_and(|authority| is_loopback(authority.as_str()))
+            }
         };
         let timeout = variables.of(written.signal, "TIMEOUT", written.timeout.is_some());
-        let timeout = written
-            .timeout
-            .map(Duration::from)
-            .or_else(|| variables.millis("OTEL_EXPORTER_OTLP_TIMEOUT", timeout));
+        let of_timeout = variables.name_of(written.signal, "TIMEOUT");
+        let timeout = written.timeout.map(Duration::from).or_else(|| variables.millis(&of_timeout, timeout));
         Some(export::Settings {
             endpoint: endpoint?,
             protocol: match protocol {
@@ -223,20 +232,14 @@ impl Compiler<'_> {
     ) -> Option<Uri> {
         let signal = written.signal;
         let is_grpc = protocol == OtlpProtocol::Grpc;
-        let of_signal = format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.variable());
-        let of_signal = variables.or_written(&of_signal, written.endpoint.is_some());
-        let of_all = variables.or_written("OTEL_EXPORTER_OTLP_ENDPOINT", written.endpoint.is_some());
-        let (text, is_whole) = match (written.endpoint, of_signal, of_all) {
-            (Some(written), ..) => (written.to_owned(), false),
-            (None, Some(of_signal), _) => (of_signal, true),
-            (None, None, Some(base)) => (base, false),
-            (None, None, None) if is_grpc => ("http://127.0.0.1:4317".to_owned(), false),
-            (None, None, None) => ("http://127.0.0.1:4318".to_owned(), false),
+        let of_variables = variables.endpoint(signal, written.endpoint.is_some());
+        let (text, is_whole) = match (written.endpoint, of_variables) {
+            (Some(written), _) => (written.to_owned(), false),
+            (None, Some(of_variables)) => of_variables,
+            (None, None) if is_grpc => ("http://127.0.0.1:4317".to_owned(), false),
+            (None, None) => ("http://127.0.0.1:4318".to_owned(), false),
         };
-        let uri = Uri::from_str(&text).ok().filter(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.host().is_some_and(|host| !host.is_empty())
-        });
+        let uri = collector_url(&text);
         let path = uri.as_ref().map(|uri| match (is_grpc, is_whole) {
             (true, _) => signal.method().to_owned(),
             (false, true) => uri.path().to_owned(),
@@ -248,9 +251,8 @@ impl Compiler<'_> {
             Uri::from_parts(parts).ok()
         });
         if whole.is_none() {
-            let hint = "such as http://127.0.0.1:4318";
             let at = written.at.key("endpoint");
-            self.refuse_with_hint(&at, "is not the http or https URL of a collector", hint);
+            self.refuse_with_hint(&at, NO_COLLECTOR, A_COLLECTOR);
         }
         whole
     }
@@ -266,7 +268,10 @@ impl Compiler<'_> {
         for (name, value) in of_variables.iter().flat_map(|all| pairs(all)) {
             match (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value)) {
                 (Ok(name), Ok(value)) => headers.push((name, value)),
-                _ => variables.ignore("OTEL_EXPORTER_OTLP_HEADERS", "it has what no header can"),
+                _ => {
+                    let name = variables.name_of(written.signal, "HEADERS");
+                    variables.ignore(&name, "it has what no header can");
+                }
             }
         }
         for (name, value) in written.headers {
@@ -351,13 +356,22 @@ fn limits(batching: &Batching, bytes: u64, value: usize) -> Limits {
     }
 }
 
+pub(super) fn collector_url(text: &str) -> Option<Uri> {
+    Uri::from_str(text).ok().filter(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+    })
+}
+
 /// `of` names the variables: `BSP` those of spans, `BLRP` those of log records.
 fn batching(otlp: &config::Otlp, variables: &mut Otel<'_>, of: &str) -> Batching {
     let name = |what: &str| format!("OTEL_{of}_{what}");
     let delay = variables.or_written(&name("SCHEDULE_DELAY"), otlp.every.is_some());
     let delay = variables.millis(&name("SCHEDULE_DELAY"), delay);
     let batch = variables.number(&name("MAX_EXPORT_BATCH_SIZE"), otlp.batch.is_some());
+    let give_up = variables.or_written(&name("EXPORT_TIMEOUT"), otlp.give_up.is_some());
+    let give_up = variables.millis(&name("EXPORT_TIMEOUT"), give_up);
     Batching {
+        give_up: otlp.give_up.map(Duration::from).or(give_up).unwrap_or(GIVE_UP),
         every: otlp.every.map(Duration::from).or(delay),
         batch: otlp.batch.map(|batch| batch.get()).or(batch),
         most: variables.number(&name("MAX_QUEUE_SIZE"), false),
@@ -373,7 +387,8 @@ fn protocol(written: &Collector<'_>, variables: &mut Otel<'_>) -> OtlpProtocol {
         (None, None | Some("http/protobuf")) => OtlpProtocol::HttpProtobuf,
         (None, Some(_)) => {
             let why = "it is none of grpc, http/protobuf and http/json";
-            variables.ignore("OTEL_EXPORTER_OTLP_PROTOCOL", why);
+            let name = variables.name_of(written.signal, "PROTOCOL");
+            variables.ignore(&name, why);
             OtlpProtocol::HttpProtobuf
         }
     }

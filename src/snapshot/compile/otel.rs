@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
-use super::Compiler;
+use super::{
+    Compiler,
+    collector::{A_COLLECTOR, NO_COLLECTOR, collector_url},
+};
 use crate::{
     config::{Path, Problem, Tracing},
     export::Signal,
@@ -13,12 +16,16 @@ use crate::{
 pub(super) struct Otel<'a> {
     /// The environment, by name.
     variables: &'a dyn Fn(&str) -> Option<String>,
+    /// By name, what is wrong with its value.
     wrong: BTreeMap<String, String>,
     /// What the file says otherwise, and where.
     overridden: Vec<(String, Path)>,
     /// What is asked about now.
     at: Path,
 }
+
+/// Exporters of OpenTelemetry's SDKs that we have not.
+const UNSUPPORTED: [&str; 4] = ["console", "logging", "zipkin", "jaeger"];
 
 impl<'a> Otel<'a> {
     pub(super) fn new(variables: &'a dyn Fn(&str) -> Option<String>) -> Otel<'a> {
@@ -39,28 +46,62 @@ impl<'a> Otel<'a> {
         self.get("OTEL_SDK_DISABLED").is_some_and(|word| word.eq_ignore_ascii_case("true"))
     }
 
-    /// The endpoint of a signal, where one is given and the signal is exported over OTLP. `also` are exporters that are no
-    /// business of ours.
+    /// The endpoint of a signal that the file does not export, where one is given and the variables do. `also` are exporters
+    /// that are no business of ours.
     pub(super) fn exported_to(&mut self, signal: Signal, is_written: bool, also: &[&str]) -> Option<String> {
         let name = format!("OTEL_{}_EXPORTER", signal.variable());
         let exporters = self.get(&name);
-        let mut exports = exporters.is_none();
+        let (mut exports, mut is_understood) = (false, false);
         for exporter in exporters.iter().flat_map(|listed| listed.split(',')).map(str::trim) {
             match exporter {
                 "otlp" => exports = true,
-                "none" | "" => {}
-                other if also.contains(&other) => {}
+                "none" => is_understood = true,
+                "" => {}
+                // Whoever names one of these wants no collector in its place.
+                other if UNSUPPORTED.contains(&other) => {
+                    is_understood = true;
+                    let why = format!(
+                        "asks for `{other}`, which is not supported: nothing goes there, and {} go to a collector \
+                         (`otlp`) or nowhere (`none`)",
+                        signal.records()
+                    );
+                    self.wrong.insert(name.clone(), why);
+                }
+                other if also.contains(&other) => is_understood = true,
                 other => self.ignore(&name, format!("`{other}` is neither `otlp` nor `none`")),
             }
         }
+        // A variable in which nothing is understood is none.
+        exports |= !is_understood;
         if !exports && is_written && !self.wrong.contains_key(&name) {
             self.overridden.push((name, self.at.clone()));
         }
-        if !exports {
+        if !exports || is_written {
             return None;
         }
-        self.get(&format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.variable()))
-            .or_else(|| self.get("OTEL_EXPORTER_OTLP_ENDPOINT"))
+        self.endpoint(signal, false).map(|(endpoint, _)| endpoint)
+    }
+
+    /// A collector's URL, and whether it is the whole of it: one that is for this signal alone is taken as it is.
+    pub(super) fn endpoint(&mut self, signal: Signal, is_written: bool) -> Option<(String, bool)> {
+        let of_signal = format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.variable());
+        let of_all = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        let mut found = None;
+        for (name, is_whole) in [(of_signal.as_str(), true), (of_all, false)] {
+            let Some(text) = self.or_written(name, is_written) else { continue };
+            if collector_url(&text).is_none() {
+                self.ignore(name, format_args!("it {NO_COLLECTOR} ({A_COLLECTOR})"));
+            } else if found.is_none() {
+                found = Some((text, is_whole));
+            }
+        }
+        found
+    }
+
+    /// The variable by which [`Otel::of`] goes.
+    pub(super) fn name_of(&self, signal: Signal, what: &str) -> String {
+        let of_signal = format!("OTEL_EXPORTER_OTLP_{}_{what}", signal.variable());
+        if self.get(&of_signal).is_some() { of_signal } else { format!("OTEL_EXPORTER_OTLP_{what}") }
     }
 
     /// The variable's value; that it is not used where the file says it as well is noted.
@@ -126,8 +167,8 @@ impl<'a> Otel<'a> {
         usual
     }
 
-    pub(super) fn ignore(&mut self, name: &str, why: impl Into<String>) {
-        self.wrong.insert(name.to_owned(), why.into());
+    pub(super) fn ignore(&mut self, name: &str, why: impl Display) {
+        self.wrong.insert(name.to_owned(), format!("is ignored: {why}"));
     }
 
     /// What spans, metrics and log records are of: what the file says, over the variables, over what we know.
@@ -163,7 +204,7 @@ impl Compiler<'_> {
     pub(super) fn tell(&mut self, variables: Otel<'_>) {
         let Otel { wrong, mut overridden, .. } = variables;
         let ignored = wrong.into_iter().map(|(name, why)| {
-            Problem::new(format!("{name} is ignored: {why}"))
+            Problem::new(format!("{name} {why}"))
                 .hint("correct the variable, or say it in the file")
                 .named("otel_variables")
         });

@@ -1,0 +1,77 @@
+//! OpenTelemetry's variables alone: what they turn on and off, and where spans go.
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use super::{CALLER, Client, Collector, Origin, TRACE, server, tls::directory};
+use crate::support::{Gateway, Yaml, certificates::authority};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exporter_that_we_have_not_exports_nothing_and_one_that_nobody_knows_is_no_word() {
+    for (exporter, exports) in [
+        ("otlp", true),
+        ("", true),
+        ("otlp,console", true),
+        ("smoke", true),
+        ("none", false),
+        ("console", false),
+        ("zipkin", false),
+    ] {
+        let (origin, collector) = (Origin::start().await, Collector::start().await);
+        let endpoint = format!("{}/v1/traces", collector.url());
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &*endpoint),
+            ("OTEL_BSP_SCHEDULE_DELAY", "10"),
+            ("OTEL_TRACES_EXPORTER", exporter),
+        ];
+        let yaml = Yaml::to(origin.name()).to_string();
+        let gateway = Gateway::start_in(TempDir::new().unwrap(), &yaml, &variables).await;
+        Client::new(&gateway).get("/").await.assert_status(200);
+        let seen = origin.seen().pop().unwrap();
+        assert_eq!(seen.header("traceparent").is_some(), exports, "{exporter}");
+        gateway.signal(Signal::SIGTERM);
+        assert!(gateway.wait_exit().await.success());
+        assert_eq!(collector.spans_now().len(), if exports { 2 } else { 0 }, "{exporter}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_say_all_of_a_collector_behind_tls() {
+    let root = authority("test");
+    let (origin, collector) = (Origin::start().await, Collector::start_tls(&root).await);
+    let directory = directory(&root);
+    let file = |name: &str| directory.path().join(name).display().to_string();
+    let (url, ca, cert, key) = (collector.url(), file("root.crt"), file("edge.crt"), file("edge.key"));
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*url),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20of-the-test"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "5000"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", &*ca),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &*cert),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &*key),
+        ("OTEL_BSP_SCHEDULE_DELAY", "10"),
+        ("OTEL_METRICS_EXPORTER", "none"),
+        ("OTEL_PROPAGATORS", "b3,tracecontext"),
+        ("OTEL_SERVICE_NAME", "by-variable"),
+        ("OTEL_TRACES_SAMPLER", "parentbased_always_off"),
+    ];
+    let yaml = Yaml::to(origin.name()).to_string();
+    let gateway = Gateway::start_in(directory, &yaml, &variables).await;
+    let mut client = Client::new(&gateway);
+    client.get("/").await.assert_status(200);
+    let b3 = format!("{TRACE}-{CALLER}-1");
+    client.send("GET", "/", &[("b3", &b3)], "").await.assert_status(200);
+    let seen = origin.seen();
+    assert!(seen[0].header("traceparent").unwrap().ends_with("-02"), "{:?}", seen[0]);
+    assert!(seen[1].header("traceparent").unwrap().contains(TRACE), "{:?}", seen[1]);
+    let spans = collector.spans(2).await;
+    let server = server(&spans);
+    assert_eq!((server.trace(), server.parent()), (TRACE.into(), CALLER.into()));
+    assert_eq!(server.resource["service.name"], "by-variable");
+    let (path, fields) = collector.requests(1).await.remove(0);
+    assert_eq!(path, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
+    assert_eq!(fields["authorization"], "Bearer of-the-test");
+    assert_eq!(fields["grpc-encoding"], "gzip");
+}
