@@ -1,9 +1,10 @@
 //! gRPC through the gateway: the statuses of its own answers and of the upstream's, deadlines, cancellation, connections,
-//! and gRPC-Web. What a real client and server make of it stands in `interop`.
+//! and gRPC-Web. What a real client and server make of it stands in `interop`, and what pages in a browser do in `pages`.
 
 mod connections;
 mod interop;
 mod limits;
+mod pages;
 mod statuses;
 mod web;
 

@@ -1,5 +1,5 @@
 //! Looks at the process's memory beside the traffic, and has the allocator give back what is free: at the limit, since what was
-//! freed counts as used until then; and after a rush, since an allocator that has nothing to do gives nothing back.
+//! freed counts as used until then; and after a rush, again and again, since an allocator that has nothing to do gives nothing back.
 
 use std::{
     fs,
@@ -102,13 +102,29 @@ impl Watcher {
 }
 
 /// Whether a rush of work has ended, and left memory that may be free.
+///
+/// Once is not enough: what is asked for while the rush's connections are still open is in use, and a thread gives up what others
+/// have freed of its pages only the next time. So it asks again: soon while that helps, rarer and rarer while it does not, and
+/// after an hour the memory counts as used.
 #[derive(Default)]
 struct AfterRush {
-    /// Bytes that were in use when the allocator had last given back what it could; the least seen since.
+    /// The least bytes in use before the rush.
     base: u64,
     /// Bytes at the last look that found more of them, and when that was.
     grew: Option<(u64, Instant)>,
     asked: Option<Instant>,
+    asks: Option<Asks>,
+}
+
+/// How often memory was asked for after one rush, and what came of it.
+#[derive(Clone, Copy)]
+struct Asks {
+    /// Bytes in use when it was last asked for.
+    had: u64,
+    /// The least of them since.
+    least: u64,
+    count: u32,
+    in_vain: u32,
 }
 
 impl AfterRush {
@@ -118,30 +134,80 @@ impl AfterRush {
     const NOISE: u64 = 512 << 10;
     /// So long nothing has grown.
     const CALM: Duration = Duration::from_secs(1);
-    /// So long it takes until what was given back shows.
-    const SHOWS: Duration = Duration::from_secs(1);
     /// Where rush follows rush, the memory of one serves the next.
     const SELDOM: Duration = Duration::from_secs(30);
 
     fn is_over(&mut self, used: u64, now: Instant) -> bool {
-        let since_asked = self.asked.map(|asked| now.duration_since(asked));
-        if since_asked.is_some_and(|since| since < Self::SHOWS) || self.base == 0 {
+        if self.base == 0 {
             self.base = used;
         }
         self.base = self.base.min(used);
+        if let Some(asks) = &mut self.asks {
+            asks.least = asks.least.min(used);
+            if used > asks.least + Self::WORTH {
+                // Another rush: it has what is left of this one.
+                self.asks = None;
+            }
+        }
+        let since_asked = self.asked.map_or(Duration::MAX, |asked| now.duration_since(asked));
+        let is_due = match self.asks.map(|asks| asks.pause(used)) {
+            Some(Some(pause)) => since_asked >= pause,
+            Some(None) => {
+                self.asks = None;
+                self.base = used;
+                false
+            }
+            None => self.is_calm(used, now) && since_asked >= Self::SELDOM,
+        };
+        let is_worth_it = used - self.base >= Self::WORTH.max(self.base / 8);
+        if is_due {
+            self.asks = is_worth_it.then(|| Asks::once_more(self.asks, used));
+        }
+        if is_due && is_worth_it {
+            self.asked = Some(now);
+            self.grew = None;
+        }
+        is_due && is_worth_it
+    }
+
+    fn is_calm(&mut self, used: u64, now: Instant) -> bool {
         let (most, grew) = *self.grew.get_or_insert((used, now));
         if used > most + Self::NOISE {
             self.grew = Some((used, now));
             return false;
         }
-        let is_worth_it = used - self.base >= Self::WORTH.max(self.base / 8);
-        let is_calm = now.duration_since(grew) >= Self::CALM;
-        let is_over = is_worth_it && is_calm && since_asked.is_none_or(|since| since >= Self::SELDOM);
-        if is_over {
-            self.asked = Some(now);
-            self.grew = None;
+        now.duration_since(grew) >= Self::CALM
+    }
+}
+
+impl Asks {
+    /// It helped if it gave back so much.
+    const HELPS: u64 = 1 << 20;
+    /// After one that helped. What was given back shows by then.
+    const SOON: Duration = Duration::from_secs(5);
+    /// After the first in vain; three times as long after each further one.
+    const LATER: Duration = Duration::from_secs(10);
+    /// The pauses come to an hour.
+    const MOST_IN_VAIN: u32 = 6;
+    /// What comes and goes by itself looks like help.
+    const MOST: u32 = 10;
+
+    fn once_more(before: Option<Asks>, used: u64) -> Asks {
+        let (count, in_vain) =
+            before.map_or((0, 0), |asks| (asks.count, asks.in_vain + u32::from(!asks.helped(used))));
+        Asks { had: used, least: used, count: count + 1, in_vain }
+    }
+
+    fn helped(&self, used: u64) -> bool {
+        self.had.saturating_sub(used) >= Self::HELPS
+    }
+
+    /// How long after the last one the next is due; `None` if there is to be none.
+    fn pause(&self, used: u64) -> Option<Duration> {
+        if self.count >= Self::MOST || self.in_vain >= Self::MOST_IN_VAIN {
+            return None;
         }
-        is_over
+        Some(if self.helped(used) { Self::SOON } else { Self::LATER * 3_u32.pow(self.in_vain) })
     }
 }
 
@@ -170,18 +236,38 @@ mod tests {
     }
 
     #[test]
-    fn after_a_rush_memory_is_asked_for_once_within_seconds() {
-        // 100 MiB in two seconds, of which 80 are free.
-        let used = |at: u64, asked: &[u64]| {
-            40 * MIB + if asked.is_empty() { at.min(2_000) * MIB / 20 } else { 20 * MIB }
+    fn after_a_rush_memory_is_asked_for_within_seconds_and_again_while_that_helps() {
+        // 100 MiB in two seconds, all of them free, of which the first ask gives back 88.
+        let used = |at: u64, asked: &[u64]| match asked.len() {
+            0 => 40 * MIB + at.min(2_000) * MIB / 20,
+            1 => 52 * MIB,
+            _ => 40 * MIB,
         };
-        assert_eq!(asked(600_000, used), [3_000]);
+        assert_eq!(asked(600_000, used), [3_000, 8_000]);
     }
 
     #[test]
-    fn memory_that_is_in_use_is_asked_for_once() {
+    fn what_is_freed_long_after_the_rush_is_asked_for_then() {
+        // As long as connections that are not read.
+        let used = |at: u64, asked: &[u64]| match asked.iter().any(|asked| *asked >= 60_000) {
+            false => 40 * MIB + at.min(2_000) * MIB / 20,
+            true => 40 * MIB,
+        };
+        assert_eq!(asked(600_000, used), [3_000, 13_000, 43_000, 133_000]);
+    }
+
+    #[test]
+    fn memory_that_is_in_use_is_asked_for_rarer_and_rarer_and_after_an_hour_no_more() {
         let used = |at: u64, _: &[u64]| 40 * MIB + at.min(2_000) * MIB / 20;
-        assert_eq!(asked(600_000, used), [3_000]);
+        let times = [3_000, 13_000, 43_000, 133_000, 403_000, 1_213_000, 3_643_000];
+        assert_eq!(asked(10_000_000, used), times);
+    }
+
+    #[test]
+    fn what_comes_and_goes_meanwhile_is_not_taken_for_help_for_ever() {
+        let used = |at: u64, _: &[u64]| 40 * MIB + at.min(2_000) * MIB / 20 + at / 250 % 2 * 2 * MIB;
+        let asked = asked(10_000_000, used);
+        assert!((2..=Asks::MOST as usize).contains(&asked.len()), "{asked:?}");
     }
 
     #[test]

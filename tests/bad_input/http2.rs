@@ -195,6 +195,56 @@ async fn a_malformed_stream_reaches_no_upstream_and_leaves_its_connection_in_ord
     );
 }
 
+/// The library refuses them, and nobody else gets to see them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_no_uri_may_hold_has_one_line_in_the_log_as_over_http1() {
+    let setup = Setup::answering("").await;
+    let head = |path: &[u8]| {
+        let path = [&[0, 5][..], b":path", &[path.len() as u8], path].concat();
+        [&[GET, HTTP][..], AUTHORITY, &path].concat()
+    };
+    let mut refused = 0;
+    for path in ["/<a>", "/a`", "/?<", "/?>", "/?\""] {
+        let mut connection = RawHttp2::open(setup.address());
+        connection.request(1, &head(path.as_bytes()));
+        assert!(matches!(connection.first_word(1), Word::Reset), "{path}");
+        // One that was read together with it.
+        connection.0.write(
+            [
+                frame(HEADERS, END_STREAM | END_HEADERS, 3, &head(path.as_bytes())),
+                frame(HEADERS, END_STREAM | END_HEADERS, 5, &head(b"/good")),
+            ]
+            .concat(),
+        );
+        assert_eq!(connection.status(5), Some(200), "behind {path}");
+        for _ in 0..2 {
+            let line = setup.gateway.wait_for_line(|line| line["reason"] == "bad_request").await;
+            assert_eq!((&line["protocol"], &line["status"]), (&"HTTP/2".into(), &400.into()), "{line}");
+            refused += 1;
+        }
+    }
+    let mut connection = RawHttp2::open(setup.address());
+    connection.request(1, &head(b"/\xff"));
+    assert!(matches!(connection.first_word(1), Word::Goodbye));
+    setup.gateway.wait_for_line(|line| line["reason"] == "bad_request").await;
+    refused += 1;
+    // Each once.
+    let lines = setup.gateway.lines().into_iter().filter(|line| line["reason"] == "bad_request");
+    assert_eq!(lines.count(), refused);
+    assert!(targets(&setup.upstream).iter().all(|target| target == "/good"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_list_that_the_library_does_not_keep_has_a_line_in_the_log() {
+    let setup = Setup::answering("header_size: 4KiB").await;
+    let mut connection = RawHttp2::open(setup.address());
+    connection.request(1, &[GOOD, &field("x", &"y".repeat(100)).repeat(100)[..]].concat());
+    assert!(matches!(connection.first_word(1), Word::Status(_)));
+    let line = setup.gateway.wait_for_line(|line| line["reason"] == "header_too_large").await;
+    assert_eq!((&line["protocol"], &line["status"]), (&"HTTP/2".into(), &431.into()), "{line}");
+    assert_eq!(setup.upstream.heads(), [""; 0]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_is_not_as_long_as_announced_is_never_a_whole_request() {
     let setup = Setup::start("", "", vec![Step::ReadHead, Step::ReadToEnd]).await;

@@ -28,6 +28,7 @@ class Server:
 
     def __init__(self):
         self.cancelled = threading.Event()
+        self.released = threading.Event()
 
     def unary(self, request, context):
         seen = dict(context.invocation_metadata())
@@ -53,6 +54,17 @@ class Server:
         for number in range(int(request)):
             yield b"%d" % number
         context.abort(grpc.StatusCode.DATA_LOSS, "the rest is lost")
+
+    def held_stream(self, _request, _context):
+        """The second message comes after `Release`, and only then."""
+        yield b"first"
+        released = self.released.wait(LONGEST)
+        self.released.clear()
+        yield b"released" if released else b"never released"
+
+    def release(self, _request, _context):
+        self.released.set()
+        return b""
 
     def client_streaming(self, requests, _context):
         count = size = 0
@@ -101,6 +113,8 @@ def serve(*pair):
         "Deadline": unary(service.deadline),
         "Cancelled": unary(service.cancelled_since),
         "ServerStreaming": grpc.unary_stream_rpc_method_handler(service.server_streaming),
+        "HeldStream": grpc.unary_stream_rpc_method_handler(service.held_stream),
+        "Release": unary(service.release),
         "FailingStream": grpc.unary_stream_rpc_method_handler(service.failing_stream),
         "ClientStreaming": grpc.stream_unary_rpc_method_handler(service.client_streaming),
         "EarlyAnswer": grpc.stream_unary_rpc_method_handler(service.early_answer),

@@ -17,22 +17,31 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::accept::connection::{Connection, stream::ClientStream};
+use super::rejected::Rejected;
+use crate::{
+    accept::connection::{Connection, stream::ClientStream},
+    error::Reason,
+};
 
 // Kinds of frames and flags (RFC 9113, section 6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
+/// An error code (RFC 9113, section 7).
+const PROTOCOL_ERROR: u32 = 1;
 
 /// What the client's preface measures (RFC 9113, section 3.4).
 const PREFACE: u32 = 24;
 /// Of each frame.
 const HEAD: usize = 9;
+/// What a reset consists of behind its head.
+const CODE: usize = 4;
 
 /// The client's side of a connection, as the `h2` library sees it.
 pub(super) struct Watched {
@@ -42,6 +51,7 @@ pub(super) struct Watched {
     sent: Frames,
     budget: Budget,
     flooded: Flooded,
+    rejected: Rejected,
 }
 
 /// Whether the client has done too much for nothing. Nothing more is read from it then.
@@ -60,7 +70,7 @@ impl Flooded {
 }
 
 impl Watched {
-    pub(super) fn new(stream: ClientStream) -> (Watched, Flooded) {
+    pub(super) fn new(stream: ClientStream, rejected: Rejected) -> (Watched, Flooded) {
         let connection = stream.connection().clone();
         let flooded = Flooded::default();
         let watched = Watched {
@@ -70,6 +80,7 @@ impl Watched {
             sent: Frames::behind(0),
             budget: Budget::default(),
             flooded: flooded.clone(),
+            rejected,
         };
         (watched, flooded)
     }
@@ -103,7 +114,12 @@ impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let sent = ready!(Pin::new(&mut this.stream).poll_write(cx, data))?;
-        this.sent.follow(&data[..sent], |frame| this.budget.earn(frame.of_response()));
+        this.sent.follow(&data[..sent], |frame| {
+            this.budget.earn(frame.of_response());
+            if let Some(reason) = frame.rejection() {
+                this.rejected.sent(frame.stream, reason);
+            }
+        });
         Poll::Ready(Ok(sent))
     }
 
@@ -158,8 +174,9 @@ impl Default for Budget {
 
 /// Where one frame ends and the next begins.
 struct Frames {
-    head: [u8; HEAD],
-    /// Bytes of the head that are there.
+    /// The head of one, and the code of a reset.
+    head: [u8; HEAD + CODE],
+    /// Bytes of these that are there.
     filled: usize,
     /// Bytes until the next head.
     left: u32,
@@ -168,7 +185,7 @@ struct Frames {
 impl Frames {
     /// Frames that begin behind so many bytes.
     fn behind(left: u32) -> Frames {
-        Frames { head: [0; HEAD], filled: 0, left }
+        Frames { head: [0; HEAD + CODE], filled: 0, left }
     }
 
     /// Tell of each frame that began in `bytes`.
@@ -180,18 +197,26 @@ impl Frames {
             if bytes.is_empty() {
                 return;
             }
-            let taken = (HEAD - self.filled).min(bytes.len());
+            let taken = (self.wanted() - self.filled).min(bytes.len());
             self.head[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
             self.filled += taken;
             bytes = &bytes[taken..];
-            if self.filled < HEAD {
-                return;
+            // A head that is whole may turn out to be a reset's.
+            if self.filled < self.wanted() {
+                continue;
             }
-            let [high, middle, low, kind, flags, ..] = self.head;
+            let [high, middle, low, kind, flags, a, b, c, d, code @ ..] = self.head;
+            let length = u32::from_be_bytes([0, high, middle, low]);
+            self.left = length - (self.filled - HEAD) as u32;
             self.filled = 0;
-            self.left = u32::from_be_bytes([0, high, middle, low]);
-            began(Frame { kind, flags, length: self.left });
+            let stream = u32::from_be_bytes([a & 0x7f, b, c, d]);
+            began(Frame { kind, flags, length, stream, code: u32::from_be_bytes(code) });
         }
+    }
+
+    fn wanted(&self) -> usize {
+        let is_reset = self.filled >= HEAD && self.head[..4] == [0, 0, CODE as u8, RST_STREAM];
+        if is_reset { HEAD + CODE } else { HEAD }
     }
 }
 
@@ -199,6 +224,9 @@ struct Frame {
     kind: u8,
     flags: u8,
     length: u32,
+    stream: u32,
+    /// Of a reset; otherwise it means nothing.
+    code: u32,
 }
 
 impl Frame {
@@ -217,6 +245,15 @@ impl Frame {
     /// Bytes that one of ours brings of a response.
     fn of_response(&self) -> u32 {
         if matches!(self.kind, DATA | HEADERS | CONTINUATION) { self.length } else { 0 }
+    }
+
+    /// What one of the library's says about its stream, if nobody else has seen that.
+    fn rejection(&self) -> Option<Reason> {
+        match self.kind {
+            HEADERS => Some(Reason::HeaderTooLarge),
+            RST_STREAM if self.code == PROTOCOL_ERROR => Some(Reason::BadRequest),
+            _ => None,
+        }
     }
 }
 
@@ -245,6 +282,27 @@ mod tests {
                 });
             }
             assert_eq!((idle, of_response), (4, 8), "in parts of {size}");
+        }
+    }
+
+    #[test]
+    fn finds_the_code_of_a_reset_and_what_comes_behind_it() {
+        let mut bytes = b"\0\0\x04\x03\0\0\0\x01\x05\0\0\0\x01".to_vec(); // malformed
+        bytes.extend_from_slice(b"\0\0\x04\x03\0\0\0\0\x07\0\0\0\x08"); // cancelled
+        bytes.extend_from_slice(PING_FRAME);
+        bytes.extend_from_slice(b"\0\0\x05\x01\x05\0\0\0\x09hello"); // a header
+        for size in [1, 4, 9, 10, 13, bytes.len()] {
+            let (mut frames, mut found) = (Frames::behind(0), Vec::new());
+            for part in bytes.chunks(size) {
+                frames.follow(part, |frame| found.push((frame.stream, frame.rejection())));
+            }
+            let expected = [
+                (0x105_u32, Some(Reason::BadRequest)),
+                (7, None),
+                (0, None),
+                (9, Some(Reason::HeaderTooLarge)),
+            ];
+            assert_eq!(found, expected, "in parts of {size}");
         }
     }
 

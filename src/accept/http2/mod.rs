@@ -7,6 +7,7 @@
 mod check;
 mod flood_guard;
 mod pings;
+mod rejected;
 mod session;
 mod windows;
 
@@ -31,6 +32,7 @@ pub(crate) use self::session::Http2;
 use self::{
     flood_guard::{Flooded, Watched},
     pings::Pings,
+    rejected::Rejected,
     windows::Windows,
 };
 use crate::{
@@ -114,7 +116,8 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
     let limits = connection.port.limits();
     connection.enter(Phase::Head, Some(limits.header_timeout));
     let mut windows = Windows::new(&limits);
-    let (mut http2, flooded) = match handshake(stream, &limits, &windows).await {
+    let rejected = Rejected::default();
+    let (mut http2, flooded) = match handshake(stream, &limits, &windows, rejected.clone()).await {
         Ok(shaken) => shaken,
         Err(error) => {
             log::debug!("HTTP/2 handshake with {} failed: {error}", connection.peer);
@@ -133,6 +136,13 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
     let mut cut = false;
     let mut refused = 0;
     for number in 0.. {
+        if refused > MOST_REFUSED {
+            log::warn!(
+                "closed a connection from {}: {refused} of its requests were refused",
+                connection.peer
+            );
+            return end(http2, &connection).await;
+        }
         let accepted = tokio::select! {
             biased;
             _ = closing.wait_for(|closing| *closing), if !told => {
@@ -156,6 +166,10 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
                 return;
             }
             accepted = http2.accept() => accepted,
+            reasons = rejected.next() => {
+                refused += record_rejected(&connection, &reasons);
+                continue;
+            }
         };
         if flooded.is() {
             log::warn!("closed a connection from {}: too many frames for nothing", connection.peer);
@@ -163,12 +177,12 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
         }
         let (request, respond) = match accepted {
             Some(Ok(accepted)) => accepted,
-            Some(Err(error)) => {
-                log::debug!("HTTP/2 connection with {} ended: {error}", connection.peer);
-                return;
+            ended => {
+                record_rejected(&connection, &rejected.take());
+                return record_end(&connection, ended.and_then(Result::err));
             }
-            None => return,
         };
+        rejected.hand_over(respond.stream_id().as_u32());
         let limits = connection.port.limits();
         if connection.is_last_request(limits.requests_per_connection) && !told {
             http2.graceful_shutdown();
@@ -182,13 +196,6 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
                 tokio::spawn(read_on(body));
             }
             refused += 1;
-            if refused > MOST_REFUSED {
-                log::warn!(
-                    "closed a connection from {}: {refused} of its requests were refused",
-                    connection.peer
-                );
-                return end(http2, &connection).await;
-            }
             continue;
         }
         check::join_cookies(&mut head);
@@ -213,6 +220,26 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
                 read_on(body).await;
             }
         });
+    }
+}
+
+/// Requests that the library has rejected, and how many they are.
+fn record_rejected(connection: &Connection, reasons: &[Reason]) -> usize {
+    // A client that sends more than this means harm: it is not to fill the log.
+    for reason in reasons.iter().take(MOST_REFUSED) {
+        log::debug!("the HTTP/2 library rejected a request from {}: {}", connection.peer, reason.code());
+        connection.port.record_refused(connection, *reason, "HTTP/2", "", "");
+    }
+    reasons.len()
+}
+
+/// Some malformed requests end the whole connection, such as one whose path is not UTF-8.
+fn record_end(connection: &Connection, error: Option<h2::Error>) {
+    let Some(error) = error else { return };
+    log::debug!("HTTP/2 connection with {} ended: {error}", connection.peer);
+    let malformed = [h2::Reason::PROTOCOL_ERROR, h2::Reason::COMPRESSION_ERROR];
+    if error.is_library() && error.reason().is_some_and(|reason| malformed.contains(&reason)) {
+        connection.port.record_refused(connection, Reason::BadRequest, "HTTP/2", "", "");
     }
 }
 
@@ -248,9 +275,10 @@ async fn handshake(
     stream: ClientStream,
     limits: &Limits,
     windows: &Windows,
+    rejected: Rejected,
 ) -> Result<(H2Connection<Watched, Bytes>, Flooded), h2::Error> {
-    // What is larger than the library's limit it answers by itself, with a bare 431 that nobody counts. Ours is half
-    // of it: who passes that by less is told why.
+    // What is larger than the library's limit it answers by itself, with a bare 431. Ours is half of it: who passes that by
+    // less is told why.
     let size = u32::try_from(limits.header_size.saturating_mul(2)).unwrap_or(u32::MAX);
     let mut options = default_h2_options();
     options
@@ -259,7 +287,7 @@ async fn handshake(
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(SMALL_FRAMES);
     windows.begin(&mut options);
-    let (stream, flooded) = Watched::new(stream);
+    let (stream, flooded) = Watched::new(stream, rejected);
     Ok((options.handshake(stream).await?, flooded))
 }
 
