@@ -238,7 +238,7 @@ impl Connection {
     }
 
     /// How many requests share what the connection can carry.
-    pub(in crate::accept) fn sharing(&self) -> u32 {
+    pub(crate) fn sharing(&self) -> u32 {
         self.streams.load(Relaxed).max(1)
     }
 
