@@ -94,6 +94,11 @@ impl CoarseClock {
         self.now.store(now, Relaxed);
         now
     }
+
+    #[cfg(test)]
+    pub(in crate::accept) fn set(&self, now: u64) {
+        self.now.store(now, Relaxed);
+    }
 }
 
 /// Between whom a connection is.
