@@ -54,7 +54,7 @@ async fn packets_that_are_lost_on_the_way_to_upstreams_cost_no_request() {
         backends.push(far.backend(home.path(), &format!("at-{port}"), port).await);
     }
     let _gateway = near.gateway(home.path(), &yaml()).await;
-    // Most connections are there by then: that three in a row cannot be made is no good luck to depend on.
+    // Most connections are there by then: of many that are made under loss, one would fail three times in a row by chance.
     for port in [8000, 8001] {
         are_served(near, port, 32);
     }
