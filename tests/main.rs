@@ -48,6 +48,7 @@ mod jwt;
 mod key_sets;
 mod lifecycle;
 mod logins;
+mod losses;
 mod lying_redis;
 mod matches;
 mod memory;

@@ -79,14 +79,18 @@ async fn ask_and_do_not_read(
     wire
 }
 
-/// The most that was resident in the moments after all these requests have reached the backend.
-async fn most_resident(gateway: &Gateway, backend: &Backend, requests: usize) -> i64 {
+async fn have_arrived(backend: &Backend, requests: usize) {
     let arrived = async {
         while get(backend.address(), "/count").await.text().trim().parse::<usize>().unwrap() < requests {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     within_deadline("all requests at the backend", arrived).await;
+}
+
+/// The most that was resident in the moments after all these requests have reached the backend.
+async fn most_resident(gateway: &Gateway, backend: &Backend, requests: usize) -> i64 {
+    have_arrived(backend, requests).await;
     let mut most = 0;
     for _ in 0..20 {
         most = most.max(resident(gateway));
@@ -222,15 +226,18 @@ async fn responses_go_as_they_are_where_all_encoders_are_at_work() {
     within_deadline("an encoder that is free again", encoded).await;
 }
 
+/// What takes more than 64 MiB by itself. Clients may take their time.
+fn with_limit(memory: &str, backend: &Backend) -> String {
+    let yaml = yaml(8000, 0).replace("admin: false", "admin: {address: '127.0.0.1:0'}");
+    let yaml = yaml.replace("127.0.0.1:1'", &format!("{}'", backend.address()));
+    let yaml = yaml.replace("127.0.0.1:0'}]", "127.0.0.1:0', limits: {min_rate: off, body_timeout: 5m}}]");
+    format!("limits: {{memory: {memory}}}\n{yaml}  - {{name: last, upstream: u}}\n")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_limit_of_memory_new_requests_are_refused_and_below_it_served() {
     let backend = Backend::start().await;
-    let with = |memory: &str| {
-        let yaml = yaml(8000, 0).replace("admin: false", "admin: {address: '127.0.0.1:0'}");
-        let yaml = yaml.replace("127.0.0.1:1'", &format!("{}'", backend.address()));
-        format!("limits: {{memory: {memory}}}\n{yaml}  - {{name: last, upstream: u}}\n")
-    };
-    let gateway = Gateway::start(&with("64MiB")).await;
+    let gateway = Gateway::start(&with_limit("64MiB", &backend)).await;
     let edge = gateway.address("main");
     let answers = async |status: u16| {
         let answered = async {
@@ -247,6 +254,30 @@ async fn at_the_limit_of_memory_new_requests_are_refused_and_below_it_served() {
     assert!(
         metric(&gateway, "tidegate_shed_total", &["what=\"request\"", "resource=\"memory\""]).await >= 1.0
     );
-    assert_eq!(gateway.reload(&with("off")).await["msg"], "configuration reloaded");
+    assert_eq!(gateway.reload(&with_limit("off", &backend)).await["msg"], "configuration reloaded");
     answers(200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_limit_of_memory_idle_connections_give_way_and_requests_under_way_are_served() {
+    const IDLE: usize = 20;
+    let backend = Backend::start().await;
+    let gateway = Gateway::start(&with_limit("off", &backend)).await;
+    let edge = gateway.address("main");
+    let mut idle: Vec<_> = (0..IDLE).map(|_| RawConnection::open(edge)).collect();
+    for client in &mut idle {
+        client.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert_eq!(client.read_response().status, 200);
+    }
+    let mut busy = RawConnection::open(edge);
+    busy.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\na");
+    have_arrived(&backend, IDLE + 1).await;
+    assert_eq!(gateway.reload(&with_limit("64MiB", &backend)).await["msg"], "configuration reloaded");
+    for client in &mut idle {
+        assert!(client.is_closed());
+    }
+    let gave_way = ["what=\"connection\"", "resource=\"memory\""];
+    assert!(metric(&gateway, "tidegate_shed_total", &gave_way).await >= IDLE as f64);
+    busy.write("b");
+    assert_eq!(busy.read_response().status, 200);
 }

@@ -52,6 +52,19 @@ pub(crate) fn warning(config: &Config, descriptors: Descriptors) -> Option<Strin
     })
 }
 
+/// What to tell an operator whose process may have so few descriptors that usual traffic can take all of them.
+pub(super) fn few(descriptors: Descriptors) -> Option<String> {
+    const FEW: u64 = 4096;
+    (descriptors.most() < FEW).then(|| {
+        format!(
+            "the process may have {} descriptors, room for {} connections to clients and upstreams together (raise the hard limit, \
+             LimitNOFILE or `ulimit -Hn`)",
+            descriptors.most(),
+            descriptors.connections()
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +83,12 @@ mod tests {
         let told = warned(written, 1024).unwrap();
         assert!(told.contains("allow 1000 connections") && told.contains("there can be 896"), "{told}");
         assert_eq!(warned(written, 4096), None);
+    }
+
+    #[test]
+    fn few_descriptors_are_told_with_what_they_are_room_for() {
+        let told = few(Descriptors::of(1024)).unwrap();
+        assert!(told.contains("1024 descriptors") && told.contains("896 connections"), "{told}");
+        assert_eq!(few(Descriptors::of(4096)), None);
     }
 }

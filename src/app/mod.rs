@@ -235,7 +235,8 @@ fn live(
         log::warn!("the secrets of all TLS sessions with clients are written to {}", file.display());
     }
     let too_many = limits::warning(&compiled.beginning.plan.config, descriptors);
-    too_many.iter().for_each(|warning| log::warn!("{warning}"));
+    let few = limits::few(descriptors);
+    few.iter().chain(&too_many).for_each(|warning| log::warn!("{warning}"));
     let resources = Arc::new(Resources::new(descriptors));
     threads.grow(
         compiled.beginning.plan.config.threads.map_or_else(available_threads, |threads| threads.get()),

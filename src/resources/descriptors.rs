@@ -1,5 +1,6 @@
 //! How many descriptors the process may have, and who may not have the last of them: connections to upstreams end first, so that
-//! clients can still be answered; then clients are only told so; and the last are the operator's.
+//! clients can still be answered, and before all those for clients that ask for much at once; then clients are only told so; and the
+//! last are the operator's.
 //!
 //! Nothing is counted. The kernel gives out the lowest number that is free, so a new descriptor's number says how many there are.
 
@@ -12,6 +13,9 @@ use rustix::{
 
 /// Where nothing bounds them.
 const UNBOUNDED: u64 = 1 << 30;
+
+/// Requests that a client has under way at once and is none of those that ask for much: browsers seldom have more.
+const LITTLE: u32 = 16;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Descriptors {
@@ -86,10 +90,18 @@ impl Descriptors {
         }
     }
 
-    /// Whether there is room for another connection to an upstream.
-    pub(crate) fn may_connect(self) -> bool {
+    /// Below which number a client with so many requests under way may have another connection to an upstream. Those who ask
+    /// for much at once leave the last of them to those who ask for little: a few clients of HTTP/2 could take all, and for as
+    /// long as they like.
+    fn upstreams(self, requests: u32) -> u64 {
+        let kept = if requests > LITTLE { 2 * self.clients() } else { self.clients() };
+        self.connections().saturating_sub(kept)
+    }
+
+    /// Whether there is room for another connection to an upstream, for a client with so many requests under way.
+    pub(super) fn may_connect(self, requests: u32) -> bool {
         match lowest_free() {
-            Ok(number) => number < self.connections().saturating_sub(self.clients()),
+            Ok(number) => number < self.upstreams(requests),
             // Standard error may be closed, which says nothing.
             Err(error) => error != Errno::MFILE,
         }
@@ -113,8 +125,19 @@ mod tests {
             assert_eq!(all.judge(all.connections() - 1), Room::Enough, "{most}");
             assert_eq!(all.judge(all.connections()), Room::Refuse, "{most}");
             assert_eq!(all.judge(most - 1), Room::Close, "{most}");
-            let for_upstreams = all.connections() - all.clients();
+            let for_upstreams = all.upstreams(1);
             assert!(for_upstreams >= most / 2, "{most}: {for_upstreams}");
+            assert_eq!(all.connections() - for_upstreams, all.clients(), "{most}");
+        }
+    }
+
+    #[test]
+    fn who_asks_for_much_at_once_leaves_the_last_to_who_asks_for_little() {
+        let all = Descriptors::of(1024);
+        assert_eq!([1, 16, 17, 100].map(|requests| all.upstreams(requests)), [768, 768, 640, 640]);
+        for most in [64, 256, 4096, 20_000, 1 << 20] {
+            let all = Descriptors::of(most);
+            assert!(all.upstreams(17) < all.upstreams(1) && all.upstreams(17) >= most / 4, "{most}");
         }
     }
 
@@ -122,7 +145,7 @@ mod tests {
     fn the_next_descriptor_has_the_number_that_was_found() {
         // Other tests open some meanwhile, so it is only known to be no smaller than those that are always open.
         assert!((3..1 << 20).contains(&lowest_free().unwrap()));
-        assert!(Descriptors::of(1 << 30).may_connect());
-        assert!(!Descriptors::of(0).may_connect());
+        assert!(Descriptors::of(1 << 30).may_connect(100));
+        assert!(!Descriptors::of(0).may_connect(1));
     }
 }

@@ -20,7 +20,7 @@ pub(crate) use self::{
 pub(crate) struct Resources {
     pub descriptors: Descriptors,
     pub memory: Memory,
-    /// How often a client was told that there are no descriptors.
+    /// How often there was no descriptor for somebody.
     refused: AtomicUsize,
 }
 
@@ -39,6 +39,17 @@ impl Resources {
     /// Let somebody hold so many bytes more than everybody may, as far as there is memory to be lent.
     pub(crate) fn lend(self: &Arc<Self>, bytes: u64) -> Option<Lent> {
         self.memory.lend(bytes).then(|| Lent { from: self.clone(), bytes })
+    }
+
+    /// Whether there is a descriptor for another connection to an upstream, for a client with so many requests under way. Where there
+    /// is none, clients that are idle are to give theirs up: as many as there is no room beside may hold them for as long as
+    /// they like, and yet be too few for a new one to be refused.
+    pub(crate) fn may_connect(&self, requests: u32) -> bool {
+        let may = self.descriptors.may_connect(requests);
+        if !may {
+            self.descriptors_ran_short();
+        }
+        may
     }
 
     /// A client was told that there are no descriptors: those that are idle are to give theirs up.

@@ -60,7 +60,7 @@ impl Tcp {
     async fn reach(&self, inbound: &mut Inbound, account: &mut Account) -> Result<(Far, Held), Reason> {
         let Inbound { connection, transport, to, .. } = inbound;
         let is_refused = connection.is_refused() || self.resources.memory.is_short();
-        let is_refused = is_refused || !self.resources.descriptors.may_connect();
+        let is_refused = is_refused || !self.resources.may_connect(1);
         let client = ClientAddresses { client: connection.peer, local: connection.local };
         if let Destination::Tunnelled(tunnels) = to {
             let Tunnels::In(inward) = &**tunnels else { return Err(Reason::Internal) };

@@ -84,12 +84,22 @@ impl Gateway {
 
     /// Starts with no more descriptors than this, nor the right to more.
     pub(crate) async fn start_with_descriptors(most: usize, yaml: &str) -> Self {
+        Self::start_under(&format!("ulimit -n {most}"), yaml).await
+    }
+
+    /// Starts with no more descriptors than this, and the right to more.
+    pub(crate) async fn start_with_soft_descriptors(most: usize, yaml: &str) -> Self {
+        Self::start_under(&format!("ulimit -S -n {most}"), yaml).await
+    }
+
+    /// Starts under limits that the shell sets first.
+    async fn start_under(limits: &str, yaml: &str) -> Self {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("gateway.yaml");
         std::fs::write(&file, yaml).unwrap();
         let mut command = tidegate(directory.path());
         let program = command.get_program().to_owned();
-        let limited = format!("ulimit -n {most} && exec \"$0\" run -c gateway.yaml");
+        let limited = format!("{limits} && exec \"$0\" run -c gateway.yaml");
         let environment: Vec<_> =
             command.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned))).collect();
         command = Command::new("sh");

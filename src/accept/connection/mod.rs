@@ -94,6 +94,11 @@ impl CoarseClock {
         self.now.store(now, Relaxed);
         now
     }
+
+    #[cfg(test)]
+    pub(in crate::accept) fn set(&self, now: u64) {
+        self.now.store(now, Relaxed);
+    }
 }
 
 /// Between whom a connection is.
@@ -238,7 +243,7 @@ impl Connection {
     }
 
     /// How many requests share what the connection can carry.
-    pub(in crate::accept) fn sharing(&self) -> u32 {
+    pub(crate) fn sharing(&self) -> u32 {
         self.streams.load(Relaxed).max(1)
     }
 

@@ -497,3 +497,80 @@ impl Port {
         Arc::new(Port::new(Listener::for_test(), None, handles))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accept::connection::{Phase, Verdict};
+
+    /// In milliseconds, long after all that happens in these tests.
+    const NOW: u64 = 100_000;
+
+    fn connection(port: &Arc<Port>) -> Arc<Connection> {
+        let end = SocketAddr::from(([127, 0, 0, 1], 1));
+        port.admit(Seat::for_test()).unwrap().open(Ends { peer: end, local: end }).unwrap()
+    }
+
+    /// Twenty that are idle, one longer than the other.
+    fn idle(port: &Arc<Port>) -> Vec<Arc<Connection>> {
+        let since = |at: u64| {
+            port.clock.set(at);
+            let connection = connection(port);
+            connection.enter(Phase::Idle, None);
+            connection
+        };
+        (1..=20).map(|n| since(100 * n)).collect()
+    }
+
+    fn gave_way(connections: &[Arc<Connection>]) -> Vec<usize> {
+        let ended = |n: &usize| connections[*n].verdict() == Verdict::Expired;
+        (0..connections.len()).filter(ended).collect()
+    }
+
+    #[test]
+    fn at_the_limit_of_memory_those_that_are_idle_for_the_longest_give_way_first() {
+        let port = Port::for_test();
+        let mut connections = idle(&port);
+        // Older than all, and at work.
+        connections.push(connection(&port));
+        connections[20].enter(Phase::Busy, None);
+        // The order in which they come says nothing.
+        connections[..20].reverse();
+        port.make_room(&connections, NOW, &mut 0);
+        assert!(gave_way(&connections).is_empty(), "there is memory");
+        port.resources.memory.set_limit(Some(1600));
+        port.resources.memory.look(1600);
+        port.make_room(&connections, NOW, &mut 0);
+        assert_eq!(gave_way(&connections), (4..20).collect::<Vec<usize>>(), "sixteen at a time");
+        port.make_room(&connections, NOW, &mut 0);
+        assert_eq!(gave_way(&connections), (0..20).collect::<Vec<usize>>());
+    }
+
+    #[test]
+    fn far_beyond_the_limit_of_memory_those_that_do_not_read_give_way_too() {
+        let port = Port::for_test();
+        let connections = [connection(&port), connection(&port)];
+        connections.iter().for_each(|connection| connection.enter(Phase::Busy, None));
+        connections[1].write_stalls();
+        port.resources.memory.set_limit(Some(1600));
+        for (used, ended) in [(1600, vec![]), (1800, vec![1_usize])] {
+            port.resources.memory.look(used);
+            port.make_room(&connections, NOW, &mut 0);
+            assert_eq!(gave_way(&connections), ended, "{used}");
+        }
+    }
+
+    #[test]
+    fn a_shortage_of_descriptors_ends_idle_connections_once() {
+        let port = Port::for_test();
+        let connections = idle(&port);
+        let mut seen = 0;
+        port.make_room(&connections, NOW, &mut seen);
+        assert!(gave_way(&connections).is_empty());
+        port.resources.descriptors_ran_short();
+        for _ in 0..2 {
+            port.make_room(&connections, NOW, &mut seen);
+            assert_eq!(gave_way(&connections), (0..16).collect::<Vec<usize>>());
+        }
+    }
+}

@@ -240,9 +240,10 @@ impl Client {
 }
 
 impl Connections {
-    /// A new connection, unless the descriptors that are left are for clients to be answered on.
+    /// A new connection, unless the descriptors that are left are for clients to be answered on. Whoever knows how much a client asks
+    /// for looks before.
     async fn connect(&self, peer: &HttpPeer) -> Result<Stream> {
-        if !self.resources.descriptors.may_connect() {
+        if !self.resources.may_connect(1) {
             return Err(Reason::Overloaded.into_error());
         }
         self.transport().new_stream(peer).await
