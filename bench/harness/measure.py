@@ -2,7 +2,7 @@
 
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from statistics import median
@@ -25,6 +25,8 @@ class Bench:
     rounds: int
     seconds: int
     connections: int
+    # Promises that were not kept, of a profile that ends the run with 1 then.
+    missed: list = field(default_factory=list)
 
 
 @dataclass

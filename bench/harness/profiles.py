@@ -6,7 +6,7 @@ from functools import partial
 from statistics import median
 
 from . import bodies, calls, carried, guarded, handshakes, load, machine, plugins, proxies, report, tokens, traced
-from . import watched, websockets
+from . import unused, watched, websockets
 from .machine import Fatal
 from .measure import (
     at_a_rate,
@@ -502,5 +502,6 @@ PROFILES = {
     for f in (
         *(plain, h2c, latency, idle, accept, start, policies, hedge, jwt, handshake, production, tcp, websocket),
         *(body, grpc, threads, traced.tracing, traced.collector, traced.telling, plugins.wasm, watched.watched),
+        unused.unused,
     )
 }

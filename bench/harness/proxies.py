@@ -37,6 +37,9 @@ VARIANTS = {
     "production": "",
     "unhedged": " without hedge",
     "hedged": " with hedge",
+    # Of the settings that only other routes use.
+    "without": " without them",
+    "unused": " + unused settings",
     "tcp": "",
     "tcp-copy": " without splicing",
     "websocket": "",
@@ -65,7 +68,7 @@ VARIANTS = {
 }
 WORKS = ("pass", "fields", "body", "call")
 # These have a configuration of their own: conf/tidegate-policies.yaml.
-WITH_TEMPLATE = ("policies", "jwt", "handshake", "production", "tcp", "tcp-copy", "websocket")
+WITH_TEMPLATE = ("policies", "jwt", "handshake", "production", "tcp", "tcp-copy", "websocket", "without", "unused")
 NAMES = (*LABELS, *(f"{name}+log" for name in WITH_LOG), "tidegate+policies", "nginx+unbuffered")
 START_SECONDS = 15
 # The share of requests that are traced.
