@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Backend, Gateway, RawConnection, Yaml,
+    Backend, Connection, Gateway, RawConnection, Yaml,
     frames::{AUTHORITY, GET, HEADERS, HTTP, WHOLE, Wire, field, frame},
     get, metric,
     observe::descriptors,
@@ -34,9 +34,15 @@ async fn is_refused(client: &mut Wire<TcpStream>) {
     client.wait_for(|frame| frame.kind == HEADERS).await.unwrap();
 }
 
+/// Whose connection finds no room is answered before it has asked, or not at all.
+async fn is_served(edge: SocketAddr) -> bool {
+    let answer = async { Connection::http1(edge).await?.send("GET", "/", &[], "").await };
+    answer.await.is_ok_and(|answer| answer.status.as_u16() == 200)
+}
+
 async fn is_served_in_the_end(edge: SocketAddr) {
     let served = async {
-        while get(edge, "/").await.status.as_u16() != 200 {
+        while !is_served(edge).await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

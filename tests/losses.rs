@@ -26,7 +26,7 @@ fn are_served(host: &Host, port: u16, requests: usize) {
     let url = format!("http://127.0.0.1:{port}/bytes/32KiB?[1-{requests}]");
     let said = host.curl(&["--parallel", "--parallel-max", "16", "--output", "/dev/null", &url]);
     // What curl complains of is behind the statuses, and some releases have their progress there.
-    let served = said.split_whitespace().take(requests).filter(|status| *status == "200").count();
+    let served = said.split_whitespace().take(requests).filter(|status| status.starts_with("200")).count();
     assert_eq!(served, requests, "on port {port}: {said}");
 }
 

@@ -121,9 +121,9 @@ class Running:
     def pid(self):
         return self.process.pid
 
-    def wait_until_it_answers(self, pause=0.005):
+    def wait_until_it_answers(self, pause=0.005, seconds=START_SECONDS):
         """Until a request to it returns 200 and the right body."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + seconds
         answer = "nothing"
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -134,7 +134,7 @@ class Running:
                 return
             time.sleep(pause)
         raise Fatal(
-            f"{self.name} did not answer 200 and the right body within {START_SECONDS} s, but {answer}: "
+            f"{self.name} did not answer 200 and the right body within {seconds} s, but {answer}: "
             f"{self._last_words()}"
         )
 
@@ -270,10 +270,11 @@ def start(
     collectors=None,
     plugin=None,
     plugins=1,
+    under=(),
 ):
     """With `values` for its configuration, beside those that all have; ready when it answers a request with `headers`,
     with the origin's body or with `answer`. `collectors` has ports of those that are not the origin, by variant; `plugin`
-    is the module of those variants that have one, so many times."""
+    is the module of those variants that have one, so many times. `under` is a command that runs it."""
     port, h2c_port, admin_port = machine.free_port(), machine.free_port(), machine.free_port()
     values = {
         **(values or {}),
@@ -309,7 +310,7 @@ def start(
             raise Fatal(f"no proxy is called {name} (known: {', '.join(NAMES)})")
     own_h2c_port = h2c_port if kind(name) == "nginx" else None
     admin = {"admin_port": admin_port} if kind(name) in ("tidegate", "envoy") else {}
-    running = Running(name, core, argv, port, own_h2c_port, headers=headers, **admin, **(answer or {}))
+    running = Running(name, core, [*under, *argv], port, own_h2c_port, headers=headers, **admin, **(answer or {}))
     return _started(running) if wait else running
 
 
