@@ -15,6 +15,9 @@ use crate::support::{
 /// Many connect at once, on a machine that may be busy.
 const PATIENT: &str = "connect_timeout: 20s";
 
+/// So that whoever comes last finds what the others have left.
+const ONE_QUEUE: &str = "threads: 1";
+
 /// So many clients of HTTP/2 with so many requests each, which wait for as long as these are held.
 async fn crowd(edge: SocketAddr, clients: usize, requests: u32) -> Vec<Wire<TcpStream>> {
     let head = [&[GET, HTTP][..], AUTHORITY, &field(":path", "/delay/60s")].concat();
@@ -58,7 +61,7 @@ fn says(gateway: &Gateway, words: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_with_a_hundred_requests_each_leave_room_for_others_and_for_the_operator() {
     let backend = Backend::start().await;
-    let yaml = Yaml::to(backend.address()).settings(PATIENT);
+    let yaml = Yaml::to(backend.address()).top(ONE_QUEUE).settings(PATIENT);
     let gateway = Gateway::start_with_descriptors(1024, &yaml.to_string()).await;
     assert!(says(&gateway, "1024 descriptors, room for 896 connections"), "{:?}", gateway.lines());
     let edge = gateway.address("main");
@@ -74,7 +77,7 @@ async fn clients_with_a_hundred_requests_each_leave_room_for_others_and_for_the_
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_take_all_that_upstreams_can_have_leave_room_for_an_answer_and_for_the_operator() {
     let backend = Backend::start().await;
-    let yaml = Yaml::to(backend.address()).settings(PATIENT);
+    let yaml = Yaml::to(backend.address()).top(ONE_QUEUE).settings(PATIENT);
     let gateway = Gateway::start_with_descriptors(256, &yaml.to_string()).await;
     let edge = gateway.address("main");
     let mut held = crowd(edge, 14, 16).await;
@@ -107,6 +110,34 @@ async fn idle_clients_give_way_where_no_descriptor_is_left_for_an_upstream() {
     is_served_in_the_end(edge).await;
     let gave_way = ["what=\"connection\"", "resource=\"descriptors\""];
     assert!(metric(&gateway, "tidegate_shed_total", &gave_way).await >= 1.0);
+}
+
+/// All of a client's requests need one descriptor there.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_much_is_served_by_an_upstream_of_http2() {
+    let backend = Backend::start().await;
+    let yaml = Yaml::to(backend.address())
+        .settings("protocol: http2, connect_timeout: 20s")
+        .with_route("match: {path: /here}, respond: {status: 204}");
+    let gateway = Gateway::start_with_descriptors(256, &yaml.to_string()).await;
+    let edge = gateway.address("main");
+    let mut idle = Vec::new();
+    // More than leave one for an upstream of HTTP/1 to a client that asks for so much.
+    while descriptors(&gateway) < 170 {
+        let mut client = RawConnection::open(edge);
+        client.write("GET /here HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert_eq!(client.read_head().status, 204);
+        idle.push(client);
+    }
+    let mut client = Wire::open(edge).await;
+    let head = [&[GET, HTTP][..], AUTHORITY, &field(":path", "/")].concat();
+    let requests: Vec<u8> = (0..40).flat_map(|stream| frame(HEADERS, WHOLE, 2 * stream + 1, &head)).collect();
+    client.send(&requests).await;
+    for _ in 0..40 {
+        let answer = client.wait_for(|frame| frame.kind == HEADERS).await.unwrap();
+        // In HPACK's table, 8 is `:status: 200` (RFC 7541, appendix A).
+        assert_eq!(answer.payload[0], 0x88, "{answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,8 +29,8 @@ const LARGEST: usize = 256 * 1024;
 /// Kept for the requests to come.
 const NONCES: usize = 16;
 const LONGEST_NONCE: usize = 512;
-/// Bad nonces in a row that are borne.
-const TRIES: usize = 5;
+/// Bad nonces in a row that are borne. Of a CA that refuses one in three, a hundred thousand requests may see so many.
+const TRIES: usize = 10;
 /// A directory is looked at again after this.
 const DIRECTORY_AGE: Duration = Duration::from_secs(3600);
 

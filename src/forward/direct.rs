@@ -96,7 +96,7 @@ async fn exchange(
     let (mut place, mut attempt, peer) = endpoint(destination, &mut header, limit, metrics).await?;
     let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
     let is_repeatable = header.method.is_idempotent();
-    let call = Call { peer, header, body, spelling: None, is_repeatable, handshake, idle_limit };
+    let call = Call { peer, header, body, spelling: None, is_repeatable, handshake, idle_limit, requests: 1 };
     let mut answer = match client.ask(&call, &mut |_: Heard<'_>| {}).await {
         Ok(answer) => answer,
         Err(broken) => return Err(broke(&mut attempt, broken)),

@@ -35,6 +35,8 @@ pub(crate) struct Hedged<'a> {
     pub body: Bytes,
     pub spelling: Option<Bytes>,
     pub addresses: ClientAddresses,
+    /// How many the client has under way.
+    pub requests: u32,
     /// Of the time the request has; `None` without a limit.
     pub left: Option<Duration>,
     /// It is the client that waits no longer, and not the gateway.
@@ -152,7 +154,8 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
         let may_hold = self.attempts.has_others(&[], Some(attempt.endpoint().id()), now);
         // Else it would not be hedged.
         let is_repeatable = true;
-        let call = Call { peer, header, body, spelling, is_repeatable, handshake, idle_limit };
+        let requests = hedged.requests;
+        let call = Call { peer, header, body, spelling, is_repeatable, handshake, idle_limit, requests };
         Some((attempt, call, may_hold))
     }
 }

@@ -157,7 +157,7 @@ impl Copy {
         let body = self.body.clone().freeze();
         let is_repeatable = header.method.is_idempotent();
         let spelling = self.spelling.clone();
-        let call = Call { peer, header, body, spelling, is_repeatable, handshake, idle_limit };
+        let call = Call { peer, header, body, spelling, is_repeatable, handshake, idle_limit, requests: 1 };
         let stale = |heard: Heard<'_>| {
             if let Heard::Stale = heard {
                 self.route.metrics.retry(Cause::Stale.label());

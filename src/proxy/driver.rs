@@ -130,12 +130,10 @@ impl Gateway {
         let kept = if may_reuse { self.client.reuse(&peer, &limit) } else { None };
         let mut exchange = match kept {
             Some(kept) => kept,
-            None if !self.resources.may_connect(session.connection().sharing()) => {
-                return Err(self.fail_to_connect(ctx, Reason::Overloaded.into_error().into_up()));
-            }
             None => {
+                let requests = session.connection().sharing();
                 // Boxed: with TLS and HTTP/2 it is large, and most requests find a connection.
-                let connecting = Box::pin(self.client.connect(&peer, &limit, may_reuse));
+                let connecting = Box::pin(self.client.connect(&peer, &limit, may_reuse, requests));
                 let connected = watched(session, &ctx.deadline, Stage::Connect, connecting).await?;
                 connected.map_err(|e| self.fail_to_connect(ctx, e))?
             }

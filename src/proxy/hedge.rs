@@ -118,6 +118,7 @@ impl Gateway {
             body,
             spelling: spelling(session, &destination),
             addresses: ctx.addresses(),
+            requests: session.connection().sharing(),
             left,
             clients_deadline: ctx.deadline.is_clients(),
             interim: &interim,

@@ -14,7 +14,8 @@ use rustix::{
 /// Where nothing bounds them.
 const UNBOUNDED: u64 = 1 << 30;
 
-/// Requests that a client has under way at once and is none of those that ask for much: browsers seldom have more.
+/// Requests that a client has under way at once and is none of those that ask for much. A page of many images has more, and mostly finds
+/// connections that are kept.
 const LITTLE: u32 = 16;
 
 #[derive(Clone, Copy, Debug)]

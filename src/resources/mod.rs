@@ -41,9 +41,10 @@ impl Resources {
         self.memory.lend(bytes).then(|| Lent { from: self.clone(), bytes })
     }
 
-    /// Whether there is a descriptor for another connection to an upstream, for a client with so many requests under way. Where there
-    /// is none, clients that are idle are to give theirs up: as many as there is no room beside may hold them for as long as
-    /// they like, and yet be too few for a new one to be refused.
+    /// Whether there is a descriptor for another connection to an upstream, for a client with so many requests under way.
+    ///
+    /// Idle clients may hold so many that none is left for an upstream, and still be too few for a new client to be refused. So each
+    /// refusal here has idle clients give way.
     pub(crate) fn may_connect(&self, requests: u32) -> bool {
         let may = self.descriptors.may_connect(requests);
         if !may {

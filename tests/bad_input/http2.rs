@@ -346,6 +346,19 @@ async fn too_many_malformed_streams_end_the_connection() {
     assert_eq!(setup.upstream.heads(), [""; 0]);
 }
 
+/// As where a proxy brings the requests of many on one connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn malformed_streams_among_as_many_good_ones_end_no_connection() {
+    let setup = Setup::answering("").await;
+    let mut connection = RawHttp2::open(setup.address());
+    let malformed = [&[GET, HTTP][..], AUTHORITY, &[0, 5], b":path", &[4], b"/?\"x"].concat();
+    for number in 0..100 {
+        connection.request(4 * number + 1, &malformed);
+        connection.request(4 * number + 3, GOOD);
+        assert_eq!(connection.status(4 * number + 3), Some(200), "the {number}th");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn more_streams_than_allowed_are_refused_or_wait() {
     let setup = Setup::start("streams_per_connection: 3", "", vec![Step::ReadHead, Step::Stall]).await;

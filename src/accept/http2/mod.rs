@@ -198,6 +198,8 @@ pub(super) async fn serve(server: &Arc<dyn Server>, stream: ClientStream) {
             refused += 1;
             continue;
         }
+        // A proxy brings the requests of many: a few that are refused among others are no attack.
+        refused = refused.saturating_sub(1);
         check::join_cookies(&mut head);
         let bodies = windows.bodies().clone();
         let http2 = Http2::new(head, body, respond, (connection.clone(), bodies));
@@ -233,12 +235,18 @@ fn record_rejected(connection: &Connection, reasons: &[Reason]) -> usize {
     reasons.len()
 }
 
-/// Some malformed requests end the whole connection, such as one whose path is not UTF-8.
+/// Some requests end the whole connection, such as one whose path is not UTF-8, or a list of fields without end.
 fn record_end(connection: &Connection, error: Option<h2::Error>) {
     let Some(error) = error else { return };
     log::debug!("HTTP/2 connection with {} ended: {error}", connection.peer);
-    let malformed = [h2::Reason::PROTOCOL_ERROR, h2::Reason::COMPRESSION_ERROR];
-    if error.is_library() && error.reason().is_some_and(|reason| malformed.contains(&reason)) {
+    let refusals = [
+        h2::Reason::PROTOCOL_ERROR,
+        h2::Reason::COMPRESSION_ERROR,
+        h2::Reason::FRAME_SIZE_ERROR,
+        h2::Reason::FLOW_CONTROL_ERROR,
+        h2::Reason::ENHANCE_YOUR_CALM,
+    ];
+    if error.is_library() && error.reason().is_some_and(|reason| refusals.contains(&reason)) {
         connection.port.record_refused(connection, Reason::BadRequest, "HTTP/2", "", "");
     }
 }

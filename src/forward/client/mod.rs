@@ -73,6 +73,8 @@ pub(crate) struct Call {
     pub handshake: Option<Arc<Handshake>>,
     /// How many connections may wait for another call.
     pub idle_limit: IdleLimit,
+    /// How many the client has under way, this one included: see [`Resources::may_connect`].
+    pub requests: u32,
 }
 
 /// A final response whose header is there. Hop-by-hop fields are still there, but none that frames.
@@ -132,7 +134,7 @@ impl Client {
     }
 
     async fn begin(&self, call: &Call, may_reuse: bool) -> std::result::Result<Exchange, Broken> {
-        let connected = self.connect(&call.peer, &call.idle_limit, may_reuse).await;
+        let connected = self.connect(&call.peer, &call.idle_limit, may_reuse, call.requests).await;
         let mut exchange = connected.map_err(|e| Broken::at(Stage::Connect, false, e))?;
         if let Some(handshake) = &call.handshake {
             // A connection that fails is dropped here, and so closed.
@@ -158,7 +160,7 @@ impl Client {
     }
 
     /// A connection to `peer`, a kept one where `may_reuse` lets it be. Of HTTP/2 it may be a kept one all the same: one that
-    /// was found to be stale is kept no longer.
+    /// was found to be stale is kept no longer. It is for a client with so many `requests` under way.
     ///
     /// # Errors
     ///
@@ -168,13 +170,14 @@ impl Client {
         peer: &HttpPeer,
         limit: &IdleLimit,
         may_reuse: bool,
+        requests: u32,
     ) -> Result<Exchange> {
         if may_reuse && let Some(kept) = self.reuse(peer, limit) {
             return Ok(kept);
         }
         let (key, alpn) = (peer.reuse_hash(), &peer.options.alpn);
         if alpn.get_max_http_version() == 1 {
-            let stream = self.0.connect(peer).await.map_err(|e| e.into_up())?;
+            let stream = self.0.connect(peer, requests).await.map_err(|e| e.into_up())?;
             return Ok(Exchange::new(
                 self.0.clone(),
                 peer,
@@ -188,9 +191,9 @@ impl Client {
         let find = || self.0.http2.find(key, peer.options.max_h2_streams, is_http2, limit);
         let connected = match find() {
             Found::Room(claim) => Ok((Session::http2(claim, peer), true)),
-            Found::Nothing(opening) => self.open(peer, limit, opening).await,
+            Found::Nothing(opening) => self.open(peer, limit, opening, requests).await,
             Found::Opening(ended) => {
-                let found = self.wait_for(ended, find, peer, limit);
+                let found = self.wait_for(ended, find, peer, limit, requests);
                 match peer.options.total_connection_timeout {
                     // Whoever opens it may have begun long ago, and has time of its own.
                     Some(most) => tokio::time::timeout(most, found).await.unwrap_or_else(|_| {
@@ -211,6 +214,7 @@ impl Client {
         find: impl Fn() -> Found,
         peer: &HttpPeer,
         limit: &IdleLimit,
+        requests: u32,
     ) -> Result<(Session, bool)> {
         loop {
             // Nothing is ever sent: this is its end.
@@ -218,14 +222,22 @@ impl Client {
             match find() {
                 Found::Room(claim) => return Ok((Session::http2(claim, peer), true)),
                 Found::Opening(another) => ended = another,
-                Found::Nothing(opening) => return self.open(peer, limit, opening).await,
+                Found::Nothing(opening) => return self.open(peer, limit, opening, requests).await,
             }
         }
     }
 
     /// A new connection to a peer that may speak HTTP/2.
-    async fn open(&self, peer: &HttpPeer, limit: &IdleLimit, opening: Opening) -> Result<(Session, bool)> {
-        let stream = self.0.connect(peer).await?;
+    async fn open(
+        &self,
+        peer: &HttpPeer,
+        limit: &IdleLimit,
+        opening: Opening,
+        requests: u32,
+    ) -> Result<(Session, bool)> {
+        // HTTP/2 carries all of a client's requests on one.
+        let requests = if peer.options.alpn.get_min_http_version() == 2 { 1 } else { requests };
+        let stream = self.0.connect(peer, requests).await?;
         let is_http2 = match stream.selected_alpn_proto() {
             Some(agreed) => agreed == ALPN::H2,
             // In plain text nothing is agreed on: the operator says what is spoken.
@@ -240,10 +252,9 @@ impl Client {
 }
 
 impl Connections {
-    /// A new connection, unless the descriptors that are left are for clients to be answered on. Whoever knows how much a client asks
-    /// for looks before.
-    async fn connect(&self, peer: &HttpPeer) -> Result<Stream> {
-        if !self.resources.may_connect(1) {
+    /// A new connection, unless the descriptors that are left are for others.
+    async fn connect(&self, peer: &HttpPeer, requests: u32) -> Result<Stream> {
+        if !self.resources.may_connect(requests) {
             return Err(Reason::Overloaded.into_error());
         }
         self.transport().new_stream(peer).await

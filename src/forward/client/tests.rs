@@ -52,6 +52,7 @@ impl Origin {
             is_repeatable: matches!(method, "GET" | "PUT"),
             handshake: None,
             idle_limit: IdleLimit::new(&Arc::default(), 8, PATIENCE),
+            requests: 1,
         }
     }
 
@@ -565,6 +566,7 @@ async fn a_call_can_run_on_any_thread() {
                 is_repeatable: true,
                 handshake: None,
                 idle_limit: IdleLimit::new(&Arc::default(), 8, PATIENCE),
+                requests: 1,
             })
             .await?;
         answer.rest.body().await?;

@@ -80,7 +80,7 @@ impl Stream {
         let (place, mut attempt, mut peer) = endpoint(destination, &mut header, limit, metrics).await?;
         let_stream(&mut peer);
         let idle_limit = attempt.idle_limit();
-        let connected = client.connect(&peer, &idle_limit, true).await;
+        let connected = client.connect(&peer, &idle_limit, true, 1).await;
         let mut exchange =
             connected.map_err(|error| broke(&mut attempt, Broken::at(Stage::Connect, false, error)))?;
         if let Some(handshake) = attempt.handshake().cloned() {

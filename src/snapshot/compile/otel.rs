@@ -168,7 +168,7 @@ impl<'a> Otel<'a> {
     }
 
     pub(super) fn ignore(&mut self, name: &str, why: impl Display) {
-        self.wrong.insert(name.to_owned(), format!("is ignored: {why}"));
+        self.wrong.entry(name.to_owned()).or_insert_with(|| format!("is ignored: {why}"));
     }
 
     /// What spans, metrics and log records are of: what the file says, over the variables, over what we know.

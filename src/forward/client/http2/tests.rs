@@ -331,7 +331,7 @@ async fn a_connection_that_is_doubted_is_asked_for_a_sign_of_life_at_once() {
     let mut call = origin.http2_call("");
     call.peer.options.h2_ping_interval = Some(Duration::from_secs(3600));
     let limit = call.idle_limit.clone();
-    let (silent, exchange) = tokio::join!(origin.accept(), direct.connect(&call.peer, &limit, true));
+    let (silent, exchange) = tokio::join!(origin.accept(), direct.connect(&call.peer, &limit, true, 1));
     let mut exchange = exchange.unwrap();
     exchange.send_head(Box::new(call.header.clone()), Length::None).unwrap();
     exchange.doubt();
