@@ -18,6 +18,15 @@ const PATIENT: &str = "connect_timeout: 20s";
 /// So that whoever comes last finds what the others have left.
 const ONE_QUEUE: &str = "threads: 1";
 
+/// Once descriptors are short, one that has to wait for its turn for too long is taken for idle, and comes again.
+async fn open(edge: SocketAddr) -> Wire<TcpStream> {
+    loop {
+        if let Ok(wire) = Wire::shake(TcpStream::connect(edge).await.unwrap()).await {
+            return wire;
+        }
+    }
+}
+
 /// So many clients of HTTP/2 with so many requests each, which wait for as long as these are held.
 async fn crowd(edge: SocketAddr, clients: usize, requests: u32) -> Vec<Wire<TcpStream>> {
     let head = [&[GET, HTTP][..], AUTHORITY, &field(":path", "/delay/60s")].concat();
@@ -25,7 +34,7 @@ async fn crowd(edge: SocketAddr, clients: usize, requests: u32) -> Vec<Wire<TcpS
         (0..requests).flat_map(|stream| frame(HEADERS, WHOLE, 2 * stream + 1, &head)).collect();
     let mut crowd = Vec::new();
     for _ in 0..clients {
-        let mut wire = Wire::open(edge).await;
+        let mut wire = open(edge).await;
         wire.send(&all).await;
         crowd.push(wire);
     }
