@@ -26,7 +26,7 @@ fn with(ca: &LyingCa, account: &str, names: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_lie_has_its_reason_and_the_truth_is_taken_afterwards() {
     let ca = LyingCa::start(Lie::Hangs).await;
-    let account = "request_timeout: 300ms, order_timeout: 5s, orders: 1000000/h";
+    let account = "request_timeout: 300ms, order_timeout: 20s, orders: 1000000/h";
     let gateway = Gateway::start(&with(&ca, account, "a.example.com")).await;
     for (lie, reason) in [
         (Lie::Hangs, "timeout"),

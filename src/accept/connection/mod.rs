@@ -157,6 +157,8 @@ impl Connection {
         let metrics = port.settings().metrics.clone();
         metrics.connection_opened();
         let Ends { peer, local } = ends;
+        // Its task may have to wait for its first turn: until then it has not been idle for ever.
+        let now = port.clock.now();
         Connection {
             id,
             metrics,
@@ -172,7 +174,7 @@ impl Connection {
             verdict: AtomicU8::new(Verdict::Open as u8),
             read_deadline: AtomicU64::new(0),
             write_deadline: AtomicU64::new(0),
-            last_used: AtomicU64::new(0),
+            last_used: AtomicU64::new(now),
             requests: AtomicU32::new(0),
             silence: AtomicU64::new(0),
             streams: AtomicU32::new(0),

@@ -561,6 +561,18 @@ mod tests {
     }
 
     #[test]
+    fn one_that_waits_for_its_first_turn_does_not_give_way_at_once() {
+        let port = Port::for_test();
+        port.clock.set(NOW);
+        let connections = [connection(&port)];
+        port.resources.descriptors_ran_short();
+        port.make_room(&connections, NOW + 400, &mut 0);
+        assert!(gave_way(&connections).is_empty());
+        port.make_room(&connections, NOW + 2000, &mut 0);
+        assert_eq!(gave_way(&connections), [0]);
+    }
+
+    #[test]
     fn a_shortage_of_descriptors_ends_idle_connections_once() {
         let port = Port::for_test();
         let connections = idle(&port);
