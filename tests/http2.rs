@@ -73,10 +73,10 @@ async fn a_connection_whose_requests_are_refused_too_often_is_closed() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("ok"), Step::Again]).await;
     let gateway = gateway(upstream.address(), "", "").await;
     let mut client = Http2Client::open(gateway.address("main")).await;
-    for number in 0..32 {
+    client.ask(request("GET", "http://a/", &[])).await.assert_status(200);
+    for _ in 0..32 {
         let answer = client.ask(request("GET", "http://a/", &[("host", "b")])).await;
         answer.assert_reason(400, "bad_request");
-        client.ask(request("GET", &format!("http://a/{number}"), &[])).await.assert_status(200);
     }
     let (response, _) = client.begin(request("GET", "http://a/", &[("host", "b")]), true).await;
     within_deadline("a goodbye", response).await.unwrap_err();
