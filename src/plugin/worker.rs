@@ -15,6 +15,8 @@ use crate::observe::log::event;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// A plugin that always has more for itself leaves time for requests.
 const BETWEEN_QUEUES: Duration = Duration::from_millis(1);
+/// What comes into the queue of an instance that is starting, or is missing, waits for it, and is looked at as often.
+const UNTIL_STARTED: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
@@ -121,17 +123,23 @@ fn work(plugin: &Arc<Plugin>) -> Option<Instant> {
     }
     let ends = end(plugin);
     let queues = std::mem::take(&mut plugin.worker().lock().queues);
-    for ((slot, root, queue), times) in queues {
+    let (here, early): (Vec<_>, Vec<_>) =
+        queues.into_iter().partition(|((slot, ..), _)| plugin.cell(*slot).is_some());
+    for ((slot, root, queue), times) in here {
         for _ in 0..times {
             inside(plugin, slot, |instance| instance.queue_ready(root, queue));
         }
+    }
+    let pause = if early.is_empty() { BETWEEN_QUEUES } else { UNTIL_STARTED };
+    for (ready, times) in early {
+        *plugin.worker().lock().queues.entry(ready).or_default() += times;
     }
     let now = Instant::now();
     let slots = plugin.settings().instances;
     let ticks = (0..slots).filter_map(|slot| inside(plugin, slot, |instance| instance.tick(now)).flatten());
     let ticks = ticks.min();
     let has_more = !plugin.worker().lock().queues.is_empty();
-    let more = has_more.then(|| now + BETWEEN_QUEUES);
+    let more = has_more.then(|| now + pause);
     mend.into_iter().chain(ticks).chain(ends).chain(more).min()
 }
 
