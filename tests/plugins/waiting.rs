@@ -30,7 +30,7 @@ async fn a_request_whose_client_leaves_waits_no_more() {
 async fn the_timeout_of_the_route_ends_a_pause_in_the_head() {
     let backend = Backend::start().await;
     let yaml = yaml(&backend, "does", "instances: 1, limits: {pause: 1h}")
-        .replace("name: r,", "name: r, timeout: 50ms,");
+        .replace("name: r,", "name: r, timeout: 500ms,");
     let gateway = Gateway::start_in(directory_with(&["does"]), &yaml, &[]).await;
     let address = gateway.address("main");
     send(address, "GET", "/headers", &[("x-do", "pause")], "").await.assert_reason(504, "request_timeout");
