@@ -15,7 +15,7 @@ use crate::observe::log::event;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// A plugin that always has more for itself leaves time for requests.
 const BETWEEN_QUEUES: Duration = Duration::from_millis(1);
-/// What comes into the queue of an instance that is starting, or is missing, waits for it, and is looked at as often.
+/// What comes into the queue of an instance that is starting, or is missing, waits, and is looked at again after this.
 const UNTIL_STARTED: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
