@@ -67,6 +67,11 @@ impl Call {
         }
     }
 
+    /// As far as is known, it ended with a code that a healthy server does not say.
+    pub fn has_failed(&self) -> bool {
+        self.status.is_some_and(is_fault)
+    }
+
     /// Bytes of the longest message that begins in this part of the request's body.
     pub fn longest_message(&mut self, part: &[u8]) -> u64 {
         self.messages.longest(part)

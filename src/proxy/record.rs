@@ -95,7 +95,7 @@ pub(crate) fn record(recorder: &Recorder, session: &mut Session, ctx: &mut Conte
         return;
     }
     let reason = ctx.reason.map(Reason::code);
-    let failed_call = code.is_some_and(grpc::is_fault);
+    let failed_call = ctx.facts.grpc.as_ref().is_some_and(grpc::Call::has_failed);
     let end = End { status: if failed_call { 500 } else { status }, reason, duration };
     let mut is_logged = access.is_on() && access.wants(&end);
     let asked = ctx.snapshot.access.clone().filter(|_| is_logged);

@@ -100,7 +100,7 @@ pub struct TraceLimit(pub Option<Rate>);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlsoSample {
-    /// Those answered with 500 and above, or not at all.
+    /// Those answered with 500 and above, or not at all, and calls of gRPC that fail by their status.
     pub errors: bool,
     /// Those that took longer.
     pub slower_than: Option<HumanDuration>,

@@ -7,6 +7,7 @@ use pingora_http::RequestHeader;
 
 use super::{Context, request::with_headers};
 use crate::{
+    grpc::Call,
     snapshot::RouteTrace,
     trace::{self, Current, Records},
 };
@@ -51,7 +52,8 @@ impl Context {
             Records::No => None,
             Records::IfNotable => {
                 let took = now.saturating_duration_since(self.started);
-                let failed = status == 0 || status >= 500;
+                let failed_call = self.facts.grpc.as_ref().is_some_and(Call::has_failed);
+                let failed = status == 0 || status >= 500 || failed_call;
                 let sampled_by = self.snapshot.tracing.as_ref()?.notable(failed, took, now)?;
                 Some(Current { sampled_by, ..current })
             }

@@ -1,7 +1,12 @@
 //! Whose contexts go on, and who decides what is sampled: the caller, the gateway's share, or that of a route.
 
 use super::{CALLER, Client, Collector, Origin, TRACE, TRACEPARENT, server};
-use crate::support::{Gateway, Yaml, logged, metric, wait_for_metric};
+use crate::support::{
+    Gateway, Yaml,
+    grpc::{GrpcServer, call},
+    http2::Http2Client,
+    logged, metric, wait_for_metric,
+};
 
 /// A gateway that traces as `tracing` says.
 async fn gateway(origin: &Origin, collector: &Collector, tracing: &str, trusted: &str) -> Gateway {
@@ -132,6 +137,35 @@ async fn what_is_exported_though_it_was_not_sampled_says_why() {
         let asked = spans.iter().find(|span| span.is_server() && span.get("url.path") == path).unwrap();
         assert_eq!((asked.get("tidegate.sampled_by"), asked.span.flags & 1), (by, 0), "{path}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_fails_by_its_status_is_exported_as_an_error() {
+    let (calls, collector) = (GrpcServer::start().await, Collector::start().await);
+    let otlp = format!("otlp: {{endpoint: '{}', every: 10ms}}", collector.url());
+    let gateway = Yaml::to(calls.address())
+        .settings("protocol: grpc")
+        .top(&format!("tracing: {{{otlp}, sample: {{new: 0%, also: {{errors: true}}}}}}"))
+        .with_route("match: {path: /only/16}, respond: {status: 503}")
+        .start()
+        .await;
+    let mut client = Http2Client::open(gateway.address("main")).await;
+    // In trailers, in a header, and not at all; then those that a healthy server says, too.
+    let failed = ["/late/14", "/only/13", "/cut", "/only/16"];
+    for path in failed.iter().chain(&["/late/0", "/late/5", "/only/3"]) {
+        client.ask(call(path, &[])).await.assert_status(200);
+        logged(&gateway, path).await;
+    }
+    let spans = collector.spans(7).await;
+    for path in failed {
+        let asked = spans.iter().find(|span| span.is_server() && span.get("url.path") == path);
+        let asked = asked.unwrap_or_else(|| panic!("{path}: {spans:#?}"));
+        assert_eq!((asked.get("tidegate.sampled_by"), asked.span.flags & 1), ("errors", 0), "{path}");
+        assert_eq!((asked.get("http.response.status_code"), asked.is_error()), ("200", true), "{path}");
+    }
+    assert_eq!(metric(&gateway, "tidegate_traces_total", &["decision=\"also\""]).await, 4.0);
+    // A span of each request, and one of each try: our own answer has none.
+    assert_eq!(metric(&gateway, "tidegate_spans_recorded_total", &[]).await, 7.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
