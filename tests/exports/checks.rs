@@ -10,6 +10,9 @@ use crate::support::{
 
 const REST: &str = "listeners: [{address: '127.0.0.1:0'}]\nroutes: [{upstream: a}]\nupstreams: {a: {endpoints: ['127.0.0.1:1']}}\n";
 
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+
 /// The exit code, and all that is said; beside `edge.crt` and `edge.key`, and the key of another in `other.key`.
 async fn check(yaml: &str, variables: &[(&str, &str)]) -> (i32, String) {
     let directory = TempDir::new().unwrap();
@@ -159,6 +162,14 @@ async fn variables_that_the_file_overrides_or_that_are_wrong_are_told() {
             "spans go to a collector (`otlp`) or nowhere",
         ),
         ("metrics: {otlp: {}}", ("OTEL_METRICS_EXPORTER", "otlp,console"), "asks for `console`"),
+        ("tracing: {otlp: {}, sample: {new: 1%}}", (SAMPLER, "always_on"), "and the file says otherwise"),
+        ("tracing: {otlp: {}, sample: {new: 1%}}", (SAMPLER_ARG, "0.5"), "and the file says otherwise"),
+        (
+            "tracing: {otlp: {}, sample: {known: follow}}",
+            (SAMPLER, "always_on"),
+            "and the file says otherwise",
+        ),
+        ("tracing: {otlp: {}}", (SAMPLER_ARG, "0.5"), "is ignored: it is the share of a traceidratio"),
         ("", ("OTEL_TRACES_EXPORTER", "zipkin"), "asks for `zipkin`, which is not supported"),
         ("", ("OTEL_TRACES_EXPORTER", "smoke"), "is ignored: `smoke` is neither `otlp` nor `none`"),
     ] {
@@ -166,6 +177,26 @@ async fn variables_that_the_file_overrides_or_that_are_wrong_are_told() {
         let (name, _) = variable;
         let line = told.lines().find(|line| line.contains(name) && line.contains(expected));
         assert!(code == 0 && line.is_some(), "{yaml} {variable:?}\n{told}");
+    }
+    for (sampler, argument, expected) in [
+        ("always_on", "0.5", Some("is ignored: it is the share of a traceidratio")),
+        ("sometimes", "0.5", Some("is ignored: it is the share of a traceidratio")),
+        ("traceidratio", "half", Some("is ignored: it is no number from 0 to 1")),
+        ("parentbased_traceidratio", "1.5", Some("is ignored: it is no number from 0 to 1")),
+        ("traceidratio", "0.5", None),
+        ("traceidratio", "", None),
+        ("always_on", "", None),
+    ] {
+        let (_, told) = check("tracing: {otlp: {}}", &[(SAMPLER, sampler), (SAMPLER_ARG, argument)]).await;
+        let line = told.lines().find(|line| line.contains(SAMPLER_ARG));
+        assert_eq!(line.is_some(), expected.is_some(), "{sampler} {argument}\n{told}");
+        assert!(expected.is_none_or(|expected| told.contains(expected)), "{sampler} {argument}\n{told}");
+    }
+    // What the file says is also what the variable says.
+    for (known, sampler) in [("follow", "parentbased_always_on"), ("decide", "always_on")] {
+        let yaml = format!("tracing: {{otlp: {{}}, sample: {{known: {known}}}}}");
+        let (_, told) = check(&yaml, &[(SAMPLER, sampler)]).await;
+        assert!(!told.contains("OTEL"), "{told}");
     }
     for yaml in ["metrics: {otlp: {}}", "tracing: {otlp: {}}", "log: {access: {to: {otlp: {}}}}"] {
         let (_, told) = check(yaml, &[("OTEL_SDK_DISABLED", "true")]).await;

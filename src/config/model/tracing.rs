@@ -64,8 +64,8 @@ pub enum AcceptTrace {
 pub struct Sample {
     /// The share of traces that begin here. Default: `OTEL_TRACES_SAMPLER`, or 100%.
     pub new: Option<Ratio>,
-    /// What is done with a trace that the caller has decided on.
-    pub known: KnownTrace,
+    /// What is done with a trace that the caller has decided on. Default: `OTEL_TRACES_SAMPLER`, or `follow`.
+    pub known: Option<KnownTrace>,
     /// Traces exported from here in all, so that a client's flag cannot flood the collector; `off` is no limit.
     pub at_most: TraceLimit,
     /// Of requests that are not sampled, export the spans of those that end so.
@@ -76,18 +76,17 @@ impl Default for Sample {
     fn default() -> Sample {
         Sample {
             new: None,
-            known: KnownTrace::Follow,
+            known: None,
             at_most: TraceLimit(Some(Rate::per_second_of(NonZeroU64::new(100).expect("100 is not 0")))),
             also: AlsoSample::default(),
         }
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KnownTrace {
     /// As the caller did.
-    #[default]
     Follow,
     /// By the share for new traces, whatever the caller did.
     Decide,

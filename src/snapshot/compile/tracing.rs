@@ -20,6 +20,9 @@ const MOST_ATTRIBUTES: usize = 16;
 /// A second's worth may come at once, and that in bursts of up to so many.
 const LARGEST_BURST: u64 = 1000;
 
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+
 impl Compiler<'_> {
     pub(super) fn tracing(
         &mut self,
@@ -72,14 +75,12 @@ impl Compiler<'_> {
                 }
             }
         });
+        let (new, known) = sampling(sample, variables);
         let planned = PlannedTracing {
             formats: self.formats(&written, variables, &at),
             accept: written.accept,
-            new: self.new_traces(sample.new, variables),
-            known: match sample.known {
-                config::KnownTrace::Follow => Known::Follow,
-                config::KnownTrace::Decide => Known::Decide,
-            },
+            new,
+            known,
             at_most,
             also: Also {
                 errors: sample.also.errors,
@@ -144,27 +145,59 @@ impl Compiler<'_> {
         }
         formats.into_iter().collect()
     }
+}
 
-    fn new_traces(&mut self, written: Option<config::Ratio>, variables: &mut Otel<'_>) -> Threshold {
-        let share = variables.or_written("OTEL_TRACES_SAMPLER", written.is_some());
-        if let Some(written) = written {
-            return Threshold::of(written.as_f64());
+/// The share of new traces, and what is done with those that callers have decided on. A share in the file overrides the sampler
+/// of the variables altogether.
+fn sampling(written: &config::Sample, variables: &mut Otel<'_>) -> (Threshold, Known) {
+    let known = written.known.map(|known| match known {
+        config::KnownTrace::Follow => Known::Follow,
+        config::KnownTrace::Decide => Known::Decide,
+    });
+    if let Some(share) = written.new {
+        for name in [SAMPLER, SAMPLER_ARG] {
+            variables.or_written(name, true);
         }
-        match share.as_deref() {
-            None | Some("always_on" | "parentbased_always_on") => Threshold::ALL,
-            Some("always_off" | "parentbased_always_off") => Threshold::of(0.0),
-            Some("traceidratio" | "parentbased_traceidratio") => {
-                let share = variables.parse("OTEL_TRACES_SAMPLER_ARG", |text| match text.parse::<f64>() {
-                    Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-                    _ => Err("it is no number from 0 to 1"),
-                });
-                Threshold::of(share.unwrap_or(1.0))
-            }
-            Some(_) => {
-                let why = "it is none of always_on, always_off and traceidratio, with parentbased_ before it or not";
-                variables.ignore("OTEL_TRACES_SAMPLER", why);
-                Threshold::ALL
-            }
-        }
+        return (Threshold::of(share.as_f64()), known.unwrap_or(Known::Follow));
     }
+    let Some((new, of_sampler)) = sampler(variables) else {
+        return (Threshold::ALL, known.unwrap_or(Known::Follow));
+    };
+    if known.is_some_and(|known| known != of_sampler) {
+        variables.or_written(SAMPLER, true);
+    }
+    (new, known.unwrap_or(of_sampler))
+}
+
+/// What the variables say. A sampler that is not `parentbased_` decides on every trace, whatever the caller did
+/// (OpenTelemetry, "Tracing SDK", "Built-in samplers").
+fn sampler(variables: &mut Otel<'_>) -> Option<(Threshold, Known)> {
+    let named = variables.get(SAMPLER);
+    let root = named.as_deref().map(|name| match name.strip_prefix("parentbased_") {
+        Some(root) => (root, Known::Follow),
+        None => (name, Known::Decide),
+    });
+    let sampler = match root {
+        None => None,
+        Some(("always_on", known)) => Some((Threshold::ALL, known)),
+        Some(("always_off", known)) => Some((Threshold::of(0.0), known)),
+        Some(("traceidratio", known)) => {
+            let share = variables.parse(SAMPLER_ARG, |text| match text.parse::<f64>() {
+                Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+                _ => Err("it is no number from 0 to 1"),
+            });
+            return Some((Threshold::of(share.unwrap_or(1.0)), known));
+        }
+        Some(_) => {
+            let why =
+                "it is none of always_on, always_off and traceidratio, with parentbased_ before it or not";
+            variables.ignore(SAMPLER, why);
+            None
+        }
+    };
+    if variables.get(SAMPLER_ARG).is_some() {
+        let why = format!("it is the share of a traceidratio, which {SAMPLER} does not name");
+        variables.ignore(SAMPLER_ARG, why);
+    }
+    sampler
 }

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::{CALLER, Client, Collector, Origin, TRACE, server, tls::directory};
+use super::{CALLER, Client, Collector, Origin, Seen, TRACE, server, tls::directory};
 use crate::support::{Gateway, Yaml, certificates::authority};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,4 +74,44 @@ async fn variables_say_all_of_a_collector_behind_tls() {
     assert_eq!(path, "/opentelemetry.proto.collector.trace.v1.TraceService/Export");
     assert_eq!(fields["authorization"], "Bearer of-the-test");
     assert_eq!(fields["grpc-encoding"], "gzip");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sampler_decides_on_every_trace_unless_it_goes_by_the_parent() {
+    // The random bits of the trace begin with ce: it is among half of all, and not among a tenth.
+    for (sampler, argument, written, sent) in [
+        ("always_on", "", "", ["01", "01"]),
+        ("always_off", "", "", ["00", "00"]),
+        ("traceidratio", "0.5", "", ["01", "01"]),
+        ("traceidratio", "0.1", "", ["00", "00"]),
+        ("traceidratio", "", "", ["01", "01"]),
+        ("parentbased_always_on", "", "", ["00", "01"]),
+        ("parentbased_always_off", "", "", ["00", "01"]),
+        ("parentbased_traceidratio", "0.5", "", ["00", "01"]),
+        ("sometimes", "", "", ["00", "01"]),
+        // The file wins: of a share alone, the whole sampler is overridden.
+        ("always_on", "", "known: follow", ["00", "01"]),
+        ("always_off", "", "new: 100%", ["00", "01"]),
+        ("parentbased_traceidratio", "0.1", "known: decide", ["00", "00"]),
+    ] {
+        let (origin, collector) = (Origin::start().await, Collector::start().await);
+        let url = collector.url();
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*url),
+            ("OTEL_METRICS_EXPORTER", "none"),
+            ("OTEL_TRACES_SAMPLER", sampler),
+            ("OTEL_TRACES_SAMPLER_ARG", argument),
+        ];
+        let yaml = Yaml::to(origin.name()).top(&format!("tracing: {{sample: {{{written}}}}}")).to_string();
+        let gateway = Gateway::start_in(TempDir::new().unwrap(), &yaml, &variables).await;
+        let mut client = Client::new(&gateway);
+        for flags in ["00", "01"] {
+            let parent = format!("00-{TRACE}-{CALLER}-{flags}");
+            client.send("GET", "/", &[("traceparent", &parent)], "").await.assert_status(200);
+        }
+        let seen = origin.seen();
+        let flags = |seen: &Seen| seen.header("traceparent").unwrap()[53..].to_owned();
+        let flags: Vec<String> = seen.iter().map(flags).collect();
+        assert_eq!(flags, sent, "{sampler} {argument} {written}");
+    }
 }
