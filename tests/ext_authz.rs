@@ -10,6 +10,7 @@ use crate::{
     filters::Echo,
     support::{
         Backend, RawConnection, Yaml,
+        collector::Collector,
         grpc::{GrpcServer, call, message},
         http2::{Http2Client, head},
         metric,
@@ -182,6 +183,24 @@ async fn what_is_no_clear_permission_is_none() {
             assert!(!gateway.output().contains("planted-secret"));
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_fails_by_its_status_is_an_error_in_the_trace() {
+    let (service, backend) = (PythonServer::start(SCRIPT, &[]).await, Backend::start().await);
+    let collector = Collector::start().await;
+    let tracing = format!("tracing: {{otlp: {{endpoint: '{}', every: 10ms}}}}", collector.url());
+    let ext_auth = format!("grpc: 'http://{}'", service.address());
+    let gateway = guarded(backend.address(), &ext_auth).top(&tracing).start().await;
+    send(gateway.address("main"), "GET", "/fails", &[], "").await.assert_status(503);
+    let spans = collector.spans(2).await;
+    let (requests, questions): (Vec<_>, Vec<_>) = spans.iter().partition(|span| span.is_server());
+    let (request, question) = (requests[0], questions[0]);
+    assert_eq!((question.trace(), question.parent()), (request.trace(), request.id()));
+    assert_eq!(
+        (question.get("http.response.status_code"), question.get("error.type"), question.is_error()),
+        ("200", "unavailable", true)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

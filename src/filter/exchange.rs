@@ -136,7 +136,7 @@ pub(crate) struct Called {
     pub started: Instant,
     pub ended: Instant,
     pub status: Option<u16>,
-    /// Why there was no answer.
+    /// Why there was no answer, or the status that a call of gRPC failed with.
     pub error: Option<&'static str>,
 }
 

@@ -295,15 +295,25 @@ fn text(body: &Peeked) -> Option<&str> {
     }
 }
 
+/// The name of the status that a call failed with.
+pub(super) fn failure(answer: &http::Response<Bytes>, trailers: Option<&HeaderMap>) -> Option<&'static str> {
+    let code = status(answer, trailers).filter(|code| *code != 0)?;
+    Some(grpc::name(code).unwrap_or("unknown"))
+}
+
+/// In the header of an answer that has nothing else.
+fn status(answer: &http::Response<Bytes>, trailers: Option<&HeaderMap>) -> Option<u8> {
+    let status = trailers.and_then(|trailers| trailers.get(&grpc::STATUS));
+    let status = status.or_else(|| answer.headers().get(&grpc::STATUS))?;
+    status.to_str().ok()?.parse().ok()
+}
+
 /// The message that an answer of gRPC is, where the call has ended well.
 fn unframed(answer: &http::Response<Bytes>, trailers: Option<&HeaderMap>) -> Result<Bytes, Undecided> {
     if answer.status() != StatusCode::OK {
         return Err(undecided(answer.status()));
     }
-    let status = trailers.and_then(|trailers| trailers.get(&grpc::STATUS));
-    let status = status.or_else(|| answer.headers().get(&grpc::STATUS));
-    let code = status.and_then(|status| status.to_str().ok()?.parse::<u8>().ok());
-    match code {
+    match status(answer, trailers) {
         Some(0) => {}
         // Its message may repeat what it was asked.
         Some(code) => {

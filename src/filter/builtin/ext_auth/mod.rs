@@ -290,7 +290,10 @@ fn called(span: SpanId, method: Method, url: &::http::Uri, started: Instant, ans
         started,
         ended: Instant::now(),
         status: answer.as_ref().ok().map(|(answer, _)| answer.status().as_u16()),
-        error: answer.as_ref().err().map(fetch::Error::code),
+        error: match answer {
+            Ok((answer, trailers)) => grpc::failure(answer, trailers.as_ref()),
+            Err(error) => Some(error.code()),
+        },
     }
 }
 
