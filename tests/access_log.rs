@@ -171,6 +171,16 @@ async fn several_places_get_the_same_line_and_syslog_its_head() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lines_go_to_stderr_where_that_is_asked_for() {
+    let gateway = logging("access: {to: stderr}").await;
+    get(gateway.address("main"), "/t/a/b").await.assert_status(200);
+    let of_request =
+        |line: &str| serde_json::from_str::<Value>(line).ok().filter(|line| line["msg"] == "request");
+    assert_eq!(gateway.find("a line", of_request).await["path"], "/t/a/b");
+    assert!(gateway.lines().iter().all(|line| line["msg"] != "request"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_tcp_messages_are_counted_and_a_new_connection_follows_a_lost_one() {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = server.local_addr().unwrap();

@@ -328,6 +328,18 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_counts_nothing_where_nothing_is_exported() {
+        let limit = Limit::new(1, Duration::from_secs(3600), 1).unwrap();
+        let rate: Rate = serde_json::from_str("\"1/h\"").unwrap();
+        let at_most = Some((rate, limit));
+        let tracing = tracing(PlannedTracing { at_most, new: Threshold::ALL, exports: false, ..planned() });
+        for _ in 0..3 {
+            let current = begin(&tracing, &mut HeaderMap::new(), SAMPLED).unwrap();
+            assert!(current.sampled && current.records == Records::No);
+        }
+    }
+
+    #[test]
     fn nobody_debugs_beyond_the_limit() {
         let limit = Limit::new(1, Duration::from_secs(3600), 1).unwrap();
         let rate: Rate = serde_json::from_str("\"1/h\"").unwrap();

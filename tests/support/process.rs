@@ -213,6 +213,11 @@ impl Gateway {
         parse(&record.stdout[at])
     }
 
+    /// What `find` sees in the lines of both outputs, once it sees something.
+    pub(crate) async fn find<T>(&self, what: &str, find: impl Fn(&str) -> Option<T>) -> T {
+        self.process.find(what, find).await
+    }
+
     /// Every line so far; one that is not JSON is a string.
     pub(crate) fn lines(&self) -> Vec<Value> {
         self.process.record.borrow().stdout.iter().map(|line| parse(line)).collect()

@@ -1,6 +1,7 @@
 //! Who clients are, by the certificates they show.
 
 use super::*;
+use crate::support::collector::Collector;
 
 const CA: &str =
     "certificates: [{cert: edge.crt, key: edge.key}], client_auth: {mode: MODE, trust: {ca: root.crt}}";
@@ -127,6 +128,26 @@ async fn upstreams_and_logs_learn_who_the_client_is_and_nobody_can_forge_it() {
     }
     let line = gateway.wait_for_line(|line| line["protocol"] == "HTTP/2").await;
     assert_eq!((&line["peer"], &line["tls"]), (&ID.into(), &"TLSv1.3".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn templates_and_spans_know_the_handshake_and_the_client() {
+    let collector = Collector::start().await;
+    let otlp = format!("otlp: {{endpoint: '{}', every: 10ms}}", collector.url());
+    let tracing = format!("tracing: {{attributes: {{sni: '{{tls.sni}}'}}, {otlp}}}");
+    let (gateway, root, _backend) = asking("require", &tracing).await;
+    let yaml = std::fs::read_to_string(gateway.directory().join("gateway.yaml")).unwrap();
+    let told = "{headers: {request: {set: {x-tls: '{tls.version} {tls.sni} {peer}'}}}}";
+    let yaml = yaml.replace("{upstream: origin}", &format!("{{upstream: origin, filters: [{told}]}}"));
+    assert_eq!(gateway.reload(&yaml).await["msg"], "configuration reloaded");
+    let client = TlsClient::of(&root).showing(&root.issue(&svid(ID)));
+    let seen = client.get(gateway.address("main"), "a.example", "/headers").await.unwrap();
+    let expected = format!(r#"["x-tls","TLSv1.3 a.example {ID}"]"#);
+    assert!(seen["headers"].to_string().contains(&expected), "{seen}");
+    let spans = collector.spans(2).await;
+    let request = spans.iter().find(|span| span.is_server()).unwrap();
+    assert_eq!((request.get("tidegate.peer"), request.get("url.scheme")), (ID, "https"));
+    assert_eq!(request.get("sni"), "a.example");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,8 +15,9 @@ use http::Method;
 
 use super::{Client, Origin, Seen, yaml};
 use crate::support::{
-    Backend, Gateway, ScriptedUpstream, Step, Yaml,
+    Backend, Gateway, RawConnection, ScriptedUpstream, Step, Yaml,
     collector::{Collector, Reply, Taken},
+    get,
     grpc::{GrpcServer, call},
     http2::Http2Client,
     logged, metric, wait_for_metric, within_deadline,
@@ -137,6 +138,51 @@ async fn each_try_of_a_request_has_a_span_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn spans_say_where_a_request_went_and_what_it_waited_for() {
+    let (origin, collector) = (Origin::start().await, Collector::start().await);
+    let gateway = traced(
+        "",
+        &collector,
+        "split: {to: [{upstream: u}]}, retry: {attempts: 2, on: [5xx], backoff: {base: 1ms, max: 1ms}}",
+        &[("u", &[&origin], "pool: {max_requests: 1, max_pending: 1, pending_timeout: 1h}")],
+    )
+    .await;
+    origin.hold();
+    let address = gateway.address("main");
+    let first = tokio::spawn(get(address, "/first"));
+    origin.wait_for_requests(1).await;
+    let waiting = tokio::spawn(get(address, "/waiting"));
+    wait_for_metric(&gateway, "tidegate_upstream_pending_requests", &["upstream=\"u\""], 1.0).await;
+    origin.release();
+    for answer in [first, waiting] {
+        answer.await.unwrap().assert_status(200);
+    }
+    get(address, "/status/503").await.assert_status(503);
+    let seconds = |span: &Taken, key: &str| span.get(key).parse::<f64>().unwrap();
+    let spans = collector.spans(7).await;
+    let of = |path: &str| spans.iter().find(|span| span.is_server() && span.get("url.path") == path).unwrap();
+    let waited = of("/waiting");
+    assert!(seconds(waited, "tidegate.wait.queue") > 0.0, "{waited:#?}");
+    for (key, value) in [
+        ("tidegate.listener", "main"),
+        ("tidegate.upstream", "u"),
+        ("tidegate.variant", "u"),
+        ("tidegate.endpoint", &*origin.name()),
+        ("server.address", "127.0.0.1"),
+        ("server.port", &*address.port().to_string()),
+        ("network.peer.address", "127.0.0.1"),
+    ] {
+        assert_eq!(waited.get(key), value, "{key}");
+    }
+    let failed = of("/status/503");
+    assert_eq!((failed.get("error.type"), failed.get("tidegate.attempts")), ("503", "2"));
+    let retry = tries(&spans).into_iter().find(|span| span.attributes.contains_key("tidegate.wait.backoff"));
+    let retry = retry.expect("a try that was waited for");
+    assert_eq!((retry.parent(), retry.get("tidegate.attempt.kind")), (failed.id(), "retry"));
+    assert!(seconds(retry, "tidegate.wait.backoff") > 0.0, "{retry:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_loser_of_a_hedge_is_cancelled_and_is_no_error() {
     let (slow, quick, collector) = (Origin::start().await, Origin::start().await, Collector::start().await);
     slow.hold();
@@ -223,6 +269,23 @@ async fn what_stays_on_this_machine_is_compressed_only_where_that_is_asked_for()
         let (_, fields) = collector.requests(1).await.remove(0);
         assert_eq!(fields.get("content-encoding").map(|value| value.as_bytes()), encoding.map(str::as_bytes));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_s_token_comes_from_a_file_and_is_shown_nowhere() {
+    let (origin, collector) = (Origin::start().await, Collector::start().await);
+    let directory = tempfile::TempDir::new().unwrap();
+    std::fs::write(directory.path().join("token"), "Bearer hunter2").unwrap();
+    let yaml = yaml("upstream: u", &[("u", &[&origin], "")]);
+    let headers = "headers: {authorization: '${file:token}'}";
+    let otlp = format!("{{endpoint: '{}', every: 10ms, {headers}}}", collector.url());
+    let gateway = Gateway::start_in(directory, &format!("{yaml}tracing: {{otlp: {otlp}}}\n"), &[]).await;
+    Client::new(&gateway).get("/").await.assert_status(200);
+    let (_, fields) = collector.requests(1).await.remove(0);
+    assert_eq!(fields["authorization"], "Bearer hunter2");
+    let shown = get(gateway.admin(), "/config").await;
+    assert!(!shown.assert_status(200).text().contains("hunter2"), "{}", shown.text());
+    assert!(!gateway.output().contains("hunter2") && !gateway.stderr().contains("hunter2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -360,7 +423,9 @@ async fn a_route_passes_contexts_untouched_where_tracing_is_off() {
     let mut client = Client::new(&gateway);
     client.send("GET", "/1", &[("traceparent", "what ever"), ("tracestate", "b@d==")], "").await;
     client.get("/2").await;
+    client.send("GET", "/3", &[("traceparent", TRACEPARENT)], "").await;
     let seen = origin.seen();
+    assert_eq!(seen[2].header("traceparent"), Some(TRACEPARENT), "an id of ours would lead nowhere");
     assert_eq!(seen[0].header("traceparent"), Some("what ever"));
     assert_eq!(seen[0].header("tracestate"), Some("b@d=="));
     assert_eq!(seen[1].header("traceparent"), None);
@@ -435,6 +500,29 @@ async fn the_spans_of_a_websocket_end_with_the_switch() {
     logged(&gateway, "/ws").await;
     wait_for_metric(&gateway, "tidegate_spans_total", &["result=\"exported\""], 2.0).await;
     assert_eq!(collector.spans_now().len(), 2, "once, and not again when it closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_handshake_of_a_websocket_carries_the_context() {
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::Stall]).await;
+    let gateway = Yaml::to(upstream.address()).top("tracing: {propagate: [w3c, b3_single]}").start().await;
+    let mut client = RawConnection::open(gateway.address("main"));
+    client.write(format!(
+        "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nTraceparent: {TRACEPARENT}\r\nTracestate: a=b\r\n\r\n"
+    ));
+    upstream.wait_for_heads(1).await;
+    let head = upstream.heads().remove(0);
+    let field = |name: &str| {
+        let value = head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        value.unwrap_or_else(|| panic!("no {name} in {head}"))
+    };
+    assert_eq!((field("upgrade"), field("tracestate")), ("websocket", "a=b"));
+    let parent = field("traceparent");
+    assert!(parent.starts_with(&format!("00-{TRACE}-")) && parent.ends_with("-01"), "{parent}");
+    let span = &parent[36..52];
+    assert_ne!(span, CALLER);
+    assert_eq!(field("b3"), format!("{TRACE}-{span}-1-{CALLER}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
