@@ -690,6 +690,10 @@ async fn traces_that_cannot_be_followed_so_are_refused() {
         assert!(stderr.contains(refusal), "{tracing}\n{stderr}");
         assert_eq!(code, 3, "{tracing}");
     }
+    let many: Vec<String> = (0..17).map(|n| format!("a{n}: x")).collect();
+    let many = format!("{{attributes: {{{}}}}}", many.join(", "));
+    let (_, stderr) = check_files(&[("g.yaml", &yaml(&many))], "g.yaml").await;
+    assert!(stderr.contains("g.yaml:4:23: tracing.attributes: at most 16 attributes"), "{stderr}");
     let (_, stderr) = check_files(&[("g.yaml", &yaml("{attributes: {a: '{pth}'}}"))], "g.yaml").await;
     let unknown = "g.yaml:4:27: tracing.attributes.a: unknown placeholder `{pth}` (did you mean `{path}`?)";
     assert!(stderr.contains(unknown), "{stderr}");

@@ -410,6 +410,9 @@ async fn beyond_the_limit_a_caller_s_context_passes_unchanged() {
     assert_eq!(seen[1].header("traceparent"), Some(TRACEPARENT), "an id of ours would lead nowhere");
     assert!(seen[2].header("traceparent").unwrap().ends_with("-02"), "not sampled: nobody records it");
     assert_eq!(metric(&gateway, "tidegate_traces_total", &["decision=\"limited\""]).await, 2.0);
+    let line = logged(&gateway, "/2").await;
+    assert_eq!((&line["trace_id"], &line["span_id"]), (&TRACE.into(), &CALLER.into()), "{line}");
+    assert_eq!((&line["sampled"], line.get("parent_span_id")), (&true.into(), None), "{line}");
     logged(&gateway, "/3").await;
     let recorded = metric(&gateway, "tidegate_spans_recorded_total", &[]).await;
     assert_eq!(recorded, 2.0, "a caller's flag does not flood the collector");

@@ -123,3 +123,13 @@ async fn a_client_cannot_make_a_name_of_a_span() {
         ("_OTHER", "BREW")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_makes_of_an_attribute_of_ours_is_cut() {
+    let (origin, collector) = (Origin::start().await, Collector::start().await);
+    let attributes = "attributes: {long: '{header.x-long}'}";
+    let gateway = traced(attributes, &collector, "upstream: u", &[("u", &[&origin], "")]).await;
+    let mut client = Client::new(&gateway);
+    client.send("GET", "/", &[("x-long", &*"v".repeat(10_000))], "").await.assert_status(200);
+    assert_eq!(server(&collector.spans(2).await).get("long"), "v".repeat(256));
+}

@@ -324,3 +324,23 @@ fn lossy(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
         Cow::Owned(bytes) => String::from_utf8_lossy(&bytes).into_owned().into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{OF_A_NAME, PLAIN};
+
+    #[test]
+    fn the_page_has_every_placeholder_and_no_other() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/placeholders.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let rows = page.lines().filter(|line| line.starts_with("| `{"));
+        let cells = rows.filter_map(|row| row.split('|').nth(1)).flat_map(|cell| cell.split('`'));
+        let told: BTreeSet<String> = cells.filter(|text| text.starts_with('{')).map(str::to_owned).collect();
+        let plain = PLAIN.iter().map(|(name, _)| format!("{{{name}}}"));
+        let of_a_name = OF_A_NAME.iter().map(|kind| format!("{{{kind}.NAME}}"));
+        let known: BTreeSet<String> = plain.chain(of_a_name).collect();
+        assert_eq!(told, known);
+    }
+}
