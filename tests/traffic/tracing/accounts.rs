@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::{Client, Origin, yaml};
 use crate::support::{
-    Gateway, Load,
+    Backend, Gateway, Load, Yaml,
     collector::{Collector, Reply},
     metric,
     observe::peak_memory,
@@ -155,23 +155,26 @@ fn requests(gateway: &Gateway) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reloads_and_an_upgrade_under_load_lose_no_span() {
-    let (origin, collector) = (Origin::start().await, Collector::start().await);
+async fn a_hundred_reloads_and_an_upgrade_under_load_lose_no_span() {
+    let (backend, collector) = (Backend::start().await, Collector::start().await);
+    let yaml = Yaml::to(backend.address());
     // Each has other settings of the collector, so that another exporter takes over.
     let nth = |n: usize| {
         let otlp = format!("endpoint: '{}', every: {}ms, batch: {}", collector.url(), 5 + n, 16 + n);
-        config(&origin, &otlp)
+        let tracing = format!("tracing: {{sample: {{at_most: off}}, otlp: {{{otlp}}}}}");
+        yaml.clone().top(&tracing).to_string()
     };
     let first = Gateway::start(&nth(0)).await;
-    let load = Load::start(first.address("main"), "/", 4);
-    for n in 1..=10 {
-        load.wait_for_requests(20).await;
+    // Some of these are under way at each reload, and there are no more of them than the test can count in a moment.
+    let load = Load::start(first.address("main"), "/delay/5ms", 8);
+    for n in 1..=60 {
+        load.wait_for_requests(5).await;
         assert_eq!(first.reload(&nth(n)).await["msg"], "configuration reloaded");
     }
     let second = first.hand_over().await;
     load.wait_for_requests(50).await;
-    for n in 11..=15 {
-        load.wait_for_requests(20).await;
+    for n in 61..=100 {
+        load.wait_for_requests(5).await;
         assert_eq!(second.reload(&nth(n)).await["msg"], "configuration reloaded");
     }
     load.stop().await.assert_no_failures();
