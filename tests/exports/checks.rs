@@ -170,6 +170,7 @@ async fn variables_that_the_file_overrides_or_that_are_wrong_are_told() {
             "and the file says otherwise",
         ),
         ("tracing: {otlp: {}}", (SAMPLER_ARG, "0.5"), "is ignored: it is the share of a traceidratio"),
+        ("tracing: {otlp: {}}", ("OTEL_SDK_DISABLED", "yes"), "is ignored: it is neither `true` nor `false`"),
         ("", ("OTEL_TRACES_EXPORTER", "zipkin"), "asks for `zipkin`, which is not supported"),
         ("", ("OTEL_TRACES_EXPORTER", "smoke"), "is ignored: `smoke` is neither `otlp` nor `none`"),
     ] {
@@ -201,8 +202,14 @@ async fn variables_that_the_file_overrides_or_that_are_wrong_are_told() {
     for yaml in ["metrics: {otlp: {}}", "tracing: {otlp: {}}", "log: {access: {to: {otlp: {}}}}"] {
         let (_, told) = check(yaml, &[("OTEL_SDK_DISABLED", "true")]).await;
         assert!(told.contains("OTEL_SDK_DISABLED is true, so this does nothing"), "{told}");
-        let (_, told) = check(yaml, &[("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "100")]).await;
-        assert!(!told.contains("OTEL"), "{told}");
+        for good in [
+            ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "100"),
+            ("OTEL_SDK_DISABLED", "False"),
+            ("OTEL_PROPAGATORS", "b3,tracecontext,b3"),
+        ] {
+            let (code, told) = check(yaml, &[good]).await;
+            assert!(code == 0 && !told.contains("OTEL"), "{good:?} {told}");
+        }
     }
 }
 

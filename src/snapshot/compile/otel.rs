@@ -42,8 +42,13 @@ impl<'a> Otel<'a> {
     }
 
     /// All of it is off, whatever else is said.
-    pub(super) fn is_disabled(&self) -> bool {
-        self.get("OTEL_SDK_DISABLED").is_some_and(|word| word.eq_ignore_ascii_case("true"))
+    pub(super) fn is_disabled(&mut self) -> bool {
+        let read = |word: &str| match word.to_ascii_lowercase().as_str() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err("it is neither `true` nor `false`"),
+        };
+        self.parse("OTEL_SDK_DISABLED", read).unwrap_or(false)
     }
 
     /// The endpoint of a signal that the file does not export, where one is given and the variables do. `also` are exporters

@@ -122,6 +122,10 @@ impl Compiler<'_> {
         };
         let propagate = written.propagate.as_deref();
         let mut formats: Vec<Format> = propagate.unwrap_or(&[Propagate::W3c]).iter().map(format).collect();
+        if (1..formats.len()).any(|at| formats[..at].contains(&formats[at])) {
+            self.refuse(&at.key("propagate"), "names a form twice");
+        }
+        // One that a variable names twice counts once.
         if let Some(listed) = variables.or_written("OTEL_PROPAGATORS", propagate.is_some()) {
             let read: Result<Vec<Format>, String> = listed
                 .split(',')
@@ -139,9 +143,6 @@ impl Compiler<'_> {
                 Ok(read) => formats = read,
                 Err(why) => variables.ignore("OTEL_PROPAGATORS", why),
             }
-        }
-        if (1..formats.len()).any(|at| formats[..at].contains(&formats[at])) {
-            self.refuse(&at.key("propagate"), "names a form twice");
         }
         formats.into_iter().collect()
     }
