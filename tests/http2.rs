@@ -201,6 +201,24 @@ async fn a_slow_reader_holds_its_upstream_back_and_misses_nothing() {
     }
 }
 
+/// A client may wait for the end before it gives more window.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_fills_the_last_byte_of_its_window_ends_all_the_same() {
+    const WINDOW: u32 = 48 * 1024;
+    let backend = Backend::start().await;
+    for protocol in ["http1", "http2"] {
+        let gateway = gateway(backend.address(), "", &format!("protocol: {protocol}")).await;
+        let mut client = Wire::open(gateway.address("main")).await;
+        // Without a length, so that the end comes by itself.
+        let path = field(":path", "/bytes/48KiB?chunked=1");
+        let head = [&[GET, HTTP][..], AUTHORITY, &path].concat();
+        let mut bytes = frame(SETTINGS, 0, 0, &setting(4, WINDOW));
+        bytes.extend(frame(HEADERS, WHOLE, 1, &head));
+        client.send(&bytes).await;
+        client.wait_for(Frame::ends_stream).await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_its_client_gives_up_is_given_up_at_the_upstream() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::ReadToEnd]).await;

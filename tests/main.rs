@@ -27,6 +27,7 @@ mod dashboards;
 mod deadlines;
 mod defaults;
 mod descriptors;
+mod distance;
 mod docs;
 mod endings;
 mod error_pages;

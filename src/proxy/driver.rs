@@ -384,7 +384,13 @@ impl Gateway {
         exchange: &mut Exchange,
         cx: &mut Task<'_>,
     ) -> Poll<Result<bool, Ended>> {
-        ready!(session.poll_ready(cx))?;
+        match session.poll_ready(cx) {
+            Poll::Ready(ready) => ready?,
+            Poll::Pending => {
+                exchange.leave_unread();
+                return Poll::Pending;
+            }
+        }
         if ctx.is_waiting() {
             ready!(ctx.poll_waits(session.request_mut(), None, cx));
         }

@@ -59,6 +59,7 @@ const SMALL_FRAMES: usize = 4 * 1024 * 1024;
 
 /// Of a response, what waits in the library for its client to read. The library's default (400 KiB) is what each of a hundred
 /// streams would hold for one that reads none of them.
+/// Where it is full, nothing more is read from the upstream.
 const SEND_BUFFER: usize = 16 * 1024;
 
 /// Streams in flight on one connection; the last to end starts the idle clock. Their number and the phase change together.

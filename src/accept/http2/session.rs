@@ -1,12 +1,19 @@
 //! One request and its response on a stream of the `h2` library, under the waits that the library does not bound.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+    },
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use futures::task::AtomicWaker;
 use h2::{RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, Response, StatusCode, header};
 use pingora_core::protocols::http::date::get_cached_date;
@@ -15,7 +22,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use crate::{
     accept::{
         connection::{Connection, timer::Timer},
-        http2::windows::Bodies,
+        http2::{SEND_BUFFER, windows::Bodies},
         pace::Pacer,
         session::BodyLength,
     },
@@ -31,6 +38,9 @@ const CONNECTION_FIELDS: [HeaderName; 5] = [
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
 ];
+
+/// Pieces that are smaller are not counted: so many of them as the library takes are little.
+const COUNTED: usize = 4 * 1024;
 
 pub(crate) struct Http2 {
     connection: Arc<Connection>,
@@ -56,6 +66,8 @@ pub(crate) struct Http2 {
     pub(crate) responded: Option<u16>,
     /// Taken in, and not sent yet.
     part: Bytes,
+    /// What the library has, once it was given much.
+    unsent: Option<Arc<Unsent>>,
     /// The part is the last.
     ends: bool,
     /// These follow the part.
@@ -63,6 +75,49 @@ pub(crate) struct Http2 {
     /// END_STREAM was sent, or will be behind the part.
     ended: bool,
     pub(crate) body_sent: u64,
+}
+
+/// What of a response waits in the library. That knows by itself, and says only how much more it would take, which is as little where
+/// the client has no window.
+#[derive(Default)]
+struct Unsent {
+    bytes: AtomicUsize,
+    waker: AtomicWaker,
+}
+
+/// A piece that the library drops when it is sent, or never will be.
+struct Piece {
+    bytes: Bytes,
+    unsent: Arc<Unsent>,
+}
+
+impl Unsent {
+    fn count(self: &Arc<Unsent>, bytes: Bytes) -> Bytes {
+        self.bytes.fetch_add(bytes.len(), Relaxed);
+        Bytes::from_owner(Piece { bytes, unsent: self.clone() })
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let has_room = || self.bytes.load(Acquire) < SEND_BUFFER;
+        if has_room() {
+            return Poll::Ready(());
+        }
+        self.waker.register(cx.waker());
+        if has_room() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.unsent.bytes.fetch_sub(self.bytes.len(), Release);
+        self.unsent.waker.wake();
+    }
 }
 
 impl Http2 {
@@ -91,6 +146,7 @@ impl Http2 {
             response_body: None,
             responded: None,
             part: Bytes::new(),
+            unsent: None,
             ends: false,
             trailers: None,
             ended: false,
@@ -210,9 +266,23 @@ impl Http2 {
         Ok(())
     }
 
-    /// Whether another part can be taken in.
+    /// Whether another part can be taken in. Where the library is full it is not: what is read from the upstream would be held beside
+    /// what waits there.
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
-        self.poll_flush(cx)
+        ready!(self.poll_flush(cx))?;
+        match &self.unsent {
+            Some(unsent) if !self.ended && unsent.poll_room(cx).is_pending() => self.poll_unread(cx).map(Err),
+            _ => {
+                self.write_by = None;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Ready when the client has not read on for too long.
+    fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let by = *self.write_by.get_or_insert_with(|| Instant::now() + self.write_timeout);
+        self.reading.poll_late(Some(by), &self.connection, cx)
     }
 
     pub(crate) fn write(&mut self, part: Bytes, is_last: bool) -> Result<(), Reason> {
@@ -252,10 +322,7 @@ impl Http2 {
             let room = match stream.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(room))) => room,
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(Reason::ClientClosed)),
-                Poll::Pending => {
-                    let by = *self.write_by.get_or_insert_with(|| Instant::now() + self.write_timeout);
-                    return self.reading.poll_late(Some(by), &self.connection, cx).map(Err);
-                }
+                Poll::Pending => return self.poll_unread(cx).map(Err),
             };
             self.write_by = None;
             let part = self.part.split_to(room.min(self.part.len()));
@@ -270,6 +337,10 @@ impl Http2 {
 
     fn push(&mut self, part: Bytes, is_last: bool) -> Result<(), Reason> {
         let Some(stream) = &mut self.response_body else { return Ok(()) };
+        let part = match part.len() {
+            COUNTED.. => self.unsent.get_or_insert_default().count(part),
+            _ => part,
+        };
         stream.send_data(part, is_last).map_err(|_| Reason::ClientClosed)
     }
 
@@ -302,4 +373,27 @@ fn clean(header: &mut ResponseHeader) {
 /// A body that is not as long as announced is the client's mistake; the library has reset the stream for it.
 fn broken_body(e: &h2::Error) -> Reason {
     if e.is_library() && e.is_reset() { Reason::BadRequest } else { Reason::ClientClosed }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::task::noop_waker;
+
+    use super::*;
+
+    #[test]
+    fn the_library_has_room_again_when_it_drops_what_was_sent() {
+        let (unsent, waker) = (Arc::new(Unsent::default()), noop_waker());
+        let mut cx = Context::from_waker(&waker);
+        let [first, second] = [SEND_BUFFER / 2; 2].map(|size| unsent.count(Bytes::from(vec![0; size])));
+        assert!(unsent.poll_room(&mut cx).is_pending());
+        // Parts of a piece keep it, as the library sends it frame by frame.
+        let rest = first.slice(1..);
+        drop(first);
+        assert!(unsent.poll_room(&mut cx).is_pending());
+        drop(rest);
+        assert!(unsent.poll_room(&mut cx).is_ready());
+        drop(second);
+        assert_eq!(unsent.bytes.load(Acquire), 0);
+    }
 }

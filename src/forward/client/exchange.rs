@@ -323,6 +323,13 @@ impl Exchange {
         }
     }
 
+    /// The client does not take what was read: no more of the body is asked for meanwhile.
+    pub(crate) fn leave_unread(&mut self) {
+        if let Some(Session::Http2(http2)) = &mut self.session {
+            http2.leave_unread();
+        }
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         let read = match &mut self.session {
             Some(Session::Http1(http1)) => http1.poll_body(cx),

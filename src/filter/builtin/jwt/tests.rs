@@ -148,15 +148,8 @@ fn jwk(algorithm: Algorithm, kid: Option<&str>) -> Value {
         Algorithm::EdDSA => {
             json!({"kty": "OKP", "crv": "Ed25519", "x": b64(&key.raw_public_key().unwrap())})
         }
-        Algorithm::ES256 | Algorithm::ES384 => {
-            let ec = key.ec_key().unwrap();
-            let (mut x, mut y) = (openssl::bn::BigNum::new().unwrap(), openssl::bn::BigNum::new().unwrap());
-            let mut context = openssl::bn::BigNumContext::new().unwrap();
-            ec.public_key().affine_coordinates(ec.group(), &mut x, &mut y, &mut context).unwrap();
-            let (curve, size) = if algorithm == Algorithm::ES256 { ("P-256", 32) } else { ("P-384", 48) };
-            let coordinate = |n: openssl::bn::BigNum| b64(&n.to_vec_padded(size).unwrap());
-            json!({"kty": "EC", "crv": curve, "x": coordinate(x), "y": coordinate(y)})
-        }
+        Algorithm::ES256 => ec_jwk(&key.ec_key().unwrap(), "P-256", 32),
+        Algorithm::ES384 => ec_jwk(&key.ec_key().unwrap(), "P-384", 48),
         _ => {
             let rsa = key.rsa().unwrap();
             json!({"kty": "RSA", "n": b64(&rsa.n().to_vec()), "e": b64(&rsa.e().to_vec())})
@@ -166,6 +159,14 @@ fn jwk(algorithm: Algorithm, kid: Option<&str>) -> Value {
         jwk["kid"] = kid.into();
     }
     jwk
+}
+
+fn ec_jwk(key: &EcKey<Private>, curve: &str, size: i32) -> Value {
+    let (mut x, mut y) = (openssl::bn::BigNum::new().unwrap(), openssl::bn::BigNum::new().unwrap());
+    let mut context = openssl::bn::BigNumContext::new().unwrap();
+    key.public_key().affine_coordinates(key.group(), &mut x, &mut y, &mut context).unwrap();
+    let coordinate = |n: openssl::bn::BigNum| b64(&n.to_vec_padded(size).unwrap());
+    json!({"kty": "EC", "crv": curve, "x": coordinate(x), "y": coordinate(y)})
 }
 
 /// A file of these contents, which is there as long as the directory.
@@ -206,6 +207,22 @@ fn each_algorithm_is_verified_by_its_own_type_of_key_and_no_other() {
             let expected = if own.contains(&algorithm) { 200 } else { 401 };
             assert_eq!(status(&filter, &token(algorithm)), expected, "{algorithm:?} with {own:?}");
         }
+    }
+}
+
+/// Each costs a verification.
+#[test]
+fn a_token_that_names_no_key_is_tried_with_four_and_no_more() {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+    let other = || ec_jwk(&EcKey::generate(&group).unwrap(), "P-256", 32);
+    for (others, expected) in [(3, 200), (4, 401)] {
+        let mut keys: Vec<Value> = (0..others).map(|_| other()).collect();
+        keys.push(jwk(Algorithm::ES256, None));
+        assert_eq!(
+            status(&by_jwks(&keys, json!({})), &token(Algorithm::ES256)),
+            expected,
+            "behind {others} others"
+        );
     }
 }
 

@@ -32,14 +32,16 @@ use super::pool::Opening;
 
 /// What an upstream may send ahead on one stream, and what is held of it while the client does not read: enough for the distance, within
 /// these. With that of a whole connection one client that does not read would hold up all others, and much memory.
-const LEAST_STREAM_WINDOW: u32 = 64 * 1024;
+/// The least is one frame of the protocol's size, as much as the session towards the client takes at once: with what else a request
+/// costs, a stream that nobody reads stays within 64 KiB.
+const LEAST_STREAM_WINDOW: u32 = 16 * 1024;
 const MOST_STREAM_WINDOW: u32 = 1024 * 1024;
 /// The rate that a stream is to reach, in bytes a second: a window passes once in a round trip.
 const STREAM_RATE: u64 = 100_000_000;
 /// What an upstream may send ahead on all streams together: as Pingora has it, 80 MB/s over 100 ms.
-/// At a distance of 10 ms and more, eight streams whose clients do not read fill it, and hold up all others on the connection until
-/// those clients are given up. Room for a hundred such would be 100 MB that few clients can have the gateway hold, and the library
-/// has no window of one stream alone that could begin small and grow.
+/// At a distance of 10 ms and more, eight streams whose clients do not read fill it, and hold up all others on the connection. Room for a
+/// hundred such would be 100 MB that few clients can have the gateway hold, and the library has no window of one stream alone that
+/// could begin small and grow. So where such streams may fill half of it, new requests go to another connection.
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Larger frames than the protocol's 16 KiB cost less each; no other stream waits long for one.
 const LARGEST_FRAME: u32 = 64 * 1024;
@@ -63,6 +65,8 @@ pub(super) struct Connection {
     sender: SendRequest<Bytes>,
     /// The operator's bound.
     most: usize,
+    /// What one of its streams may hold.
+    stream_window: u32,
     state: Arc<State>,
     digest: Digest,
 }
@@ -73,10 +77,15 @@ struct State {
     /// How many streams may be open at once: by the operator's bound and by the other side's. One as long as the latter is
     /// not known.
     most: AtomicUsize,
+    /// Streams that wait for their clients.
+    unread: AtomicUsize,
     ping_lost: AtomicBool,
     /// A stream waits for its answer for longer than usual.
     doubted: Notify,
 }
+
+/// A stream whose client is waited for, until dropped. What it may hold is held.
+pub(super) struct Unread(Arc<State>);
 
 /// What drives a connection: to be spawned.
 pub(super) struct Driver {
@@ -96,6 +105,7 @@ impl Connection {
     pub(super) async fn open(stream: Stream, peer: &HttpPeer) -> Result<(Connection, Driver)> {
         let options = &peer.options;
         let digest = Digest { ssl_digest: stream.get_ssl_digest(), ..Digest::default() };
+        let stream_window = stream_window(round_trip(&stream));
         let mut builder = Builder::new();
         builder
             .enable_push(false)
@@ -106,25 +116,39 @@ impl Connection {
             .reset_stream_duration(LATEST)
             .max_local_error_reset_streams(Some(MOST_LATE))
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_window_size(stream_window(round_trip(&stream)));
+            .initial_window_size(stream_window);
         let shaken = builder.handshake(stream).await;
         let (sender, mut connection) =
             shaken.map_err(|e| Error::because(ErrorType::HandshakeError, "while beginning HTTP/2", e))?;
         let most = options.max_h2_streams.max(1);
         let state = Arc::new(State {
             most: AtomicUsize::new(1),
+            unread: AtomicUsize::new(0),
             ping_lost: AtomicBool::new(false),
             doubted: Notify::new(),
         });
         let ping_interval = options.h2_ping_interval.unwrap_or(Duration::ZERO);
         let pings = if ping_interval.is_zero() { None } else { connection.ping_pong() };
         let driver = Driver { connection, pings, ping_interval, most, state: state.clone() };
-        Ok((Connection { sender, most, state, digest }, driver))
+        Ok((Connection { sender, most, stream_window, state, digest }, driver))
     }
 
     /// How many streams it may have at once, as far as is known.
     pub(super) fn most(&self) -> usize {
         self.state.most.load(Relaxed)
+    }
+
+    /// Whether a request would get on that is sent beside so many streams.
+    pub(super) fn has_room(&self, streams: usize) -> bool {
+        streams < self.most() && !fills(self.state.unread.load(Relaxed), self.stream_window)
+    }
+
+    /// The client of a stream is waited for. `None` where so many cannot be open that it matters.
+    pub(super) fn leave_unread(&self) -> Option<Unread> {
+        fills(self.most(), self.stream_window).then(|| {
+            self.state.unread.fetch_add(1, Relaxed);
+            Unread(self.state.clone())
+        })
     }
 
     /// What a request is sent with; `None` where the connection takes no more of them.
@@ -154,6 +178,17 @@ impl Connection {
     pub(super) fn digest(&self) -> &Digest {
         &self.digest
     }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.0.unread.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Whether so many streams may take half of what all together have.
+fn fills(streams: usize, stream_window: u32) -> bool {
+    streams as u64 * u64::from(stream_window) >= u64::from(CONNECTION_WINDOW / 2)
 }
 
 /// As the kernel has seen it while connecting. `None` where it knows of none, as on Unix sockets.
@@ -237,8 +272,15 @@ mod tests {
     fn windows_are_as_large_as_the_distance_asks_for() {
         let window = |micros| stream_window(Some(Duration::from_micros(micros)));
         assert_eq!(stream_window(None), LEAST_STREAM_WINDOW);
-        assert_eq!([window(50), window(600)], [LEAST_STREAM_WINDOW; 2]);
-        assert_eq!(window(2_000), 200_000);
+        assert_eq!([window(50), window(160)], [LEAST_STREAM_WINDOW; 2]);
+        assert_eq!([window(600), window(2_000)], [60_000, 200_000]);
         assert_eq!([window(50_000), window(u64::MAX)], [MOST_STREAM_WINDOW; 2]);
+    }
+
+    #[test]
+    fn half_of_a_connection_is_filled_by_four_unread_streams_from_far_away_and_by_no_hundred_from_nearby() {
+        assert!(!fills(3, MOST_STREAM_WINDOW));
+        assert!(fills(4, MOST_STREAM_WINDOW));
+        assert!(!fills(100, LEAST_STREAM_WINDOW));
     }
 }

@@ -18,7 +18,7 @@ use pingora_core::{
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 
-use self::connection::Connection;
+use self::connection::{Connection, Unread};
 pub(super) use self::pool::{Claim, Found, Opening, Pool};
 use super::response::{LONGEST_HEAD, MAX_FIELDS, content_length, is_bodiless, malformed};
 use crate::{http::clean_trailers, upstream::IdleLimit};
@@ -32,6 +32,8 @@ pub(super) struct Http2 {
     /// Of the last part that was read. The upstream gets its place in the window back when the next one is asked for: until then
     /// it is held, and two windows would be.
     held: usize,
+    /// The client does not take that part yet.
+    unread: Option<Unread>,
     /// An interim response is there, so the upstream has begun.
     has_begun: bool,
     sink: Option<SendStream<Bytes>>,
@@ -69,6 +71,7 @@ impl Http2 {
             response: None,
             body: None,
             held: 0,
+            unread: None,
             has_begun: false,
             sink: None,
             part: Bytes::new(),
@@ -236,6 +239,7 @@ impl Http2 {
 
     pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>>> {
         let _ = self.poll_flush(cx);
+        self.unread = None;
         let Some(body) = &mut self.body else { return Poll::Ready(Ok(None)) };
         // Fails where the stream has, and reading says why.
         let _ = body.flow_control().release_capacity(std::mem::take(&mut self.held));
@@ -249,6 +253,13 @@ impl Http2 {
                 Some(Err(e)) => return Poll::Ready(Err(self.read_failed(e, false))),
                 None => return Poll::Ready(Ok(None)),
             }
+        }
+    }
+
+    /// Nobody asks for the next part: the client is waited for.
+    pub(super) fn leave_unread(&mut self) {
+        if self.unread.is_none() {
+            self.unread = self.claim.connection().leave_unread();
         }
     }
 

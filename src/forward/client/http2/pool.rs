@@ -228,7 +228,7 @@ impl Kept {
         for slot in &mut shelf.slots {
             let is_over = |rest: &Rest| rest.is_over(Instant::now());
             let is_better = best.as_ref().is_none_or(|best| slot.streams > best.streams);
-            if is_better && slot.streams < slot.connection.most() && !slot.rest.as_ref().is_some_and(is_over)
+            if is_better && slot.connection.has_room(slot.streams) && !slot.rest.as_ref().is_some_and(is_over)
             {
                 best = Some(slot);
             }
