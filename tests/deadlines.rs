@@ -13,12 +13,12 @@ use crate::support::{
 };
 
 /// What the routes here allow, and what it must have taken at least.
-const TIMEOUT: Duration = Duration::from_millis(300);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 async fn gateway(upstream: SocketAddr, settings: &str) -> Gateway {
     Yaml::to(upstream)
         .with_route("name: unlimited, match: {path: /unlimited}, upstream: origin")
-        .route("timeout: 300ms")
+        .route("timeout: 1s")
         .settings(settings)
         .start()
         .await
@@ -140,7 +140,7 @@ async fn a_timeout_holds_while_a_filter_waits_for_another_machine_or_for_nothing
             };
             let gateway = Yaml::to(backend.address())
                 .listener(&listed(listener))
-                .route(&["timeout: 300ms", &listed(route)].join(", "))
+                .route(&["timeout: 1s", &listed(route)].join(", "))
                 .start()
                 .await;
             get(gateway.address("main"), "/held").await.assert_reason(504, "request_timeout");
@@ -174,7 +174,7 @@ async fn a_connection_outlives_the_timeouts_of_its_requests() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_is_bound_by_no_timeout_of_its_request() {
     let backend = Backend::start().await;
-    let gateway = gateway(backend.address(), "read_timeout: 200ms").await;
+    let gateway = gateway(backend.address(), "read_timeout: 1s").await;
     let url = format!("ws://{}/ws", gateway.address("main"));
     let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
     for _ in 0..2 {
@@ -190,7 +190,7 @@ async fn a_websocket_is_bound_by_no_timeout_of_its_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_that_is_not_answered_is_an_upstream_timeout() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::ReadToEnd]).await;
-    let gateway = gateway(upstream.address(), "read_timeout: 200ms, connect_timeout: 50ms").await;
+    let gateway = gateway(upstream.address(), "read_timeout: 2s, connect_timeout: 1s").await;
     let mut client = RawConnection::open(gateway.address("main"));
     client.write("GET /unlimited HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
     client.read_response().assert_reason(504, "upstream_timeout");

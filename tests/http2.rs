@@ -283,7 +283,7 @@ async fn whoever_is_to_leave_is_told_so_and_streams_under_way_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn trailers_end_a_request_and_go_no_further() {
+async fn a_request_that_ends_with_trailers_is_whole_and_its_body_counted() {
     let backend = Backend::start().await;
     for protocol in ["http1", "http2"] {
         let gateway = gateway(backend.address(), "", &format!("protocol: {protocol}")).await;

@@ -142,7 +142,7 @@ async fn an_issuer_that_is_away_keeps_nobody_from_starting_and_its_keys_stay() {
 async fn keys_that_are_too_old_are_not_used() {
     let signer = Signer::new("k");
     let (issuer, backend) = (Issuer::start(200, set(&[&signer])), Backend::start().await);
-    let keys = format!("jwks: '{}', refresh: 100ms, cooldown: 1h, max_stale: 300ms", issuer.url());
+    let keys = format!("jwks: '{}', refresh: 100ms, cooldown: 1h, max_stale: 1s", issuer.url());
     let gateway = config(backend.address(), &keys).start().await;
     let token = signer.token("u");
     ask(&gateway, &token).await.assert_status(200);

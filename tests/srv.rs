@@ -1,4 +1,4 @@
-//! Endpoints from SRV records: a whole gateway in a network namespace of its own, whose name server is the test.
+//! SRV records, and names wherever one is written: a whole gateway in a network namespace of its own, whose name server is the test.
 
 use std::fs;
 
@@ -82,4 +82,31 @@ async fn srv_records_say_ports_weights_and_priorities_and_are_followed_while_it_
     };
     within_deadline("another question", asked).await;
     assert_eq!(who(host), "d");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_with_underscores_are_asked_for_wherever_they_are_written() {
+    const YAML: &str = "admin: false\nlisteners: [{name: main, address: '127.0.0.1:8000'}]\nroutes:\n\
+        - match: {path: /keyed}\n  upstream: app\n  filters:\n  \
+        - jwt: {keys: {jwks: 'http://keys_web_1:8081/', allow_http: true}, algorithms: [ES256]}\n\
+        - upstream: app\n  filters:\n  - ext_auth: {url: 'http://auth_web_1:8081/'}\n  \
+        - rate_limit: {rate: 1000/s, store: {redis: 'redis://redis_web_1:6379', on_error: allow}}\n\
+        upstreams: {app: {endpoints: ['app_web_1:8081']}}\n";
+    let Some(network) = Network::new() else { return };
+    let (host, home) = (&network.orders, TempDir::new().unwrap());
+    host.asks_itself_for_names();
+    let names = name_server(host);
+    let written = ["app_web_1", "auth_web_1", "keys_web_1", "redis_web_1"];
+    let records = written.map(|name| format!("{name} A 127.0.0.1"));
+    names.say(60, &records.each_ref().map(String::as_str));
+    let _app = host.backend(home.path(), "app", 8081).await;
+    let _gateway = host.gateway(home.path(), YAML).await;
+    // It is the authorization service as well. Nobody is there as Redis.
+    assert_eq!(who(host), "app");
+    let asked = async {
+        while !written.iter().all(|name| names.asked().contains(*name)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    within_deadline("all of the names to be asked for", asked).await;
 }

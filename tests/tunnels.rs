@@ -334,7 +334,7 @@ async fn a_server_that_is_not_there_is_told_of_by_the_sidecar_beside_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tunnel_that_is_silent_for_too_long_ends_as_an_end() {
-    let case = Case { captured: "{idle_timeout: 200ms}", ..USUAL };
+    let case = Case { captured: "{idle_timeout: 1s}", ..USUAL };
     let Some(mesh) = Mesh::start(case).await else { return };
     let server = serve(mesh.network.payments.listen(6379), |mut stream: TcpStream| async move {
         stream.write_all(b"x").await.unwrap();

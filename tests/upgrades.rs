@@ -180,14 +180,14 @@ async fn silence_both_ways_ends_an_upgraded_connection_and_traffic_one_way_keeps
     .await;
     let gateway = gateway(
         upstream.address(),
-        "upgraded_idle_timeout: 400ms, body_timeout: 100ms, min_rate: 1GB/s, min_rate_grace: 50ms",
+        "upgraded_idle_timeout: 1s, body_timeout: 100ms, min_rate: 1GB/s, min_rate_grace: 50ms",
     )
     .await;
     let mut fed = RawConnection::open(gateway.address("main"));
     fed.write(ASK);
     assert_eq!(fed.read_head().status, 101);
-    // One ping every 30 ms: a second.
-    fed.read_exactly(2 * 33);
+    // One ping every 30 ms: two seconds.
+    fed.read_exactly(2 * 67);
     let mut silent = RawConnection::open(gateway.address("main"));
     silent.write(ASK.replace("/ws", "/silent"));
     assert_eq!(silent.read_head().status, 101);

@@ -196,7 +196,7 @@ impl<'a> Scene<'a> {
         let (mut yaml, mut ways) = (self.yaml.top("threads: 1"), Vec::new());
         for way in WAYS.iter().filter(|way| (self.only)(way)) {
             let origin = Origin::start(self.addresses, self.deeds).await;
-            let hedge = if way.hedged { ", hedge: {after: 500ms}" } else { "" };
+            let hedge = if way.hedged { ", hedge: {after: 900ms}" } else { "" };
             let more = self.route.replace("WAY", way.name);
             yaml = yaml.with_route(&format!(
                 "name: {0}, match: {{path: /{0}}}, upstream: {0}{hedge}, {more}",

@@ -85,7 +85,7 @@ enum Word {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_never_finishes_its_preface_is_cut_off() {
-    let setup = Setup::answering("header_timeout: 200ms, idle_timeout: 20s").await;
+    let setup = Setup::answering("header_timeout: 1s, idle_timeout: 20s").await;
     for begun in [&PREFACE[..10], &PREFACE[..PREFACE.len() - 1]] {
         let mut connection = setup.open();
         connection.write(begun);
@@ -204,7 +204,7 @@ async fn a_target_that_no_uri_may_hold_has_one_line_in_the_log_as_over_http1() {
         [&[GET, HTTP][..], AUTHORITY, &path].concat()
     };
     let mut refused = 0;
-    for path in ["/<a>", "/a`", "/?<", "/?>", "/?\""] {
+    for path in ["/<a>", "/a`", "/?<", "/?>", "/?\"", "/a b", "/?a b", "/a\t", "/?\x7f"] {
         let mut connection = RawHttp2::open(setup.address());
         connection.request(1, &head(path.as_bytes()));
         assert!(matches!(connection.first_word(1), Word::Reset), "{path}");
@@ -232,6 +232,16 @@ async fn a_target_that_no_uri_may_hold_has_one_line_in_the_log_as_over_http1() {
     let lines = setup.gateway.lines().into_iter().filter(|line| line["reason"] == "bad_request");
     assert_eq!(lines.count(), refused);
     assert!(targets(&setup.upstream).iter().all(|target| target == "/good"));
+}
+
+/// The library cuts it off before anybody sees the target.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fragment_in_a_target_reaches_nobody() {
+    let setup = Setup::answering("").await;
+    let mut connection = RawHttp2::open(setup.address());
+    connection.request(1, &[&[GET, HTTP], AUTHORITY, &field(":path", "/good?a=b#/../c")[..]].concat());
+    assert_eq!(connection.status(1), Some(200));
+    assert_eq!(targets(&setup.upstream), ["/good?a=b"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

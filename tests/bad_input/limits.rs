@@ -116,23 +116,24 @@ async fn a_body_that_stalls_is_408() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_a_request_is_closed_without_a_word() {
-    let setup = Setup::answering("idle_timeout: 200ms, header_timeout: 20s").await;
+    let setup = Setup::answering("idle_timeout: 200ms, header_timeout: 1h").await;
     let started = Instant::now();
     let mut fresh = setup.open();
     let mut kept = setup.open();
+    // Both at once: on a busy machine the pause between them might be too long.
+    kept.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(2));
     for _ in 0..2 {
-        kept.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
         assert_eq!(kept.read_response().status, 200);
     }
     assert!(fresh.is_closed() && kept.is_closed());
-    assert!((SHORTEST..Duration::from_secs(5)).contains(&started.elapsed()));
+    assert!(started.elapsed() >= SHORTEST);
 }
 
 /// The body is read to its last byte and no further, which leaves the socket's readiness out of date.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_is_also_closed_when_a_body_was_the_last_it_sent() {
     let script = vec![Step::ReadHead, Step::ReadBody(5), Step::respond("ok"), Step::Again];
-    let setup = Setup::start("idle_timeout: 200ms", "", script).await;
+    let setup = Setup::start("idle_timeout: 1s", "", script).await;
     let mut kept = setup.open();
     kept.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n");
     setup.upstream.wait_for_heads(1).await;
@@ -143,7 +144,7 @@ async fn a_connection_is_also_closed_when_a_body_was_the_last_it_sent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_idle_clock_does_not_run_while_a_request_is_served() {
-    let setup = Setup::start("idle_timeout: 100ms", "", vec![Step::ReadHead, Step::Stall]).await;
+    let setup = Setup::start("idle_timeout: 1s", "", vec![Step::ReadHead, Step::Stall]).await;
     let mut busy = setup.open();
     busy.write("POST /busy HTTP/1.1\r\nhost: a\r\n\r\n");
     setup.upstream.wait_for_heads(1).await;

@@ -20,6 +20,8 @@ async fn a_switch_unasked_is_no_tunnel_with_a_body_or_without() {
         "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
         // Asked, but with a body, which a switch has no place for.
         "POST / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: 2\r\n\r\nhi",
+        // Asked in a version that knows no switch (RFC 9110, section 7.8).
+        "GET / HTTP/1.0\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
         // Asked for another protocol, which does not cross the gateway.
         "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n",
         // Still sending its body when the switch comes.

@@ -1,8 +1,13 @@
 //! Upstreams that break, stall or lie: what the client learns, and that its next request is not answered with what
 //! is left over.
 
+use std::net::SocketAddr;
+
+use tokio::{io::AsyncReadExt, net::TcpListener};
+
 use super::{Setup, targets};
-use crate::support::{Gateway, RawConnection, ScriptedUpstream, Step, get, send};
+use crate::support::frames::*;
+use crate::support::{Gateway, RawConnection, ScriptedUpstream, Step, get, raw, send};
 
 const SHORT: &str = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc";
 
@@ -261,4 +266,66 @@ async fn a_broken_upstream_speaks_no_http2_either() {
     .await;
     let answer = send(gateway.address("main"), "POST", "/", &[], "").await;
     assert_eq!(answer.status.as_u16(), 502, "{answer:?}");
+}
+
+/// An upstream of HTTP/2 that says more on a stream which it has ended: at once, or before it answers the next request.
+async fn relentless(at_once: bool) -> SocketAddr {
+    /// `:status: 200`.
+    const OK: &[u8] = &[0x88];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                stream.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+                let mut wire = Wire::new(stream);
+                wire.wait_for(|frame| frame.kind == SETTINGS).await.unwrap();
+                wire.send(&[frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, ACK, 0, &[])].concat()).await;
+                let mut ended = None;
+                while let Ok(asked) = wire.wait_for(|frame| frame.kind == HEADERS).await {
+                    let answer = [
+                        frame(HEADERS, END_HEADERS, asked.stream, OK),
+                        frame(DATA, END_STREAM, asked.stream, b"ok"),
+                    ];
+                    let more = |stream: u32| {
+                        [
+                            frame(DATA, END_STREAM, stream, b"evil"),
+                            frame(HEADERS, WHOLE, stream, OK),
+                            frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]),
+                        ]
+                        .concat()
+                    };
+                    let said = match at_once {
+                        true => [answer.concat(), more(asked.stream)].concat(),
+                        false => [ended.map(more).unwrap_or_default(), answer.concat()].concat(),
+                    };
+                    wire.send(&said).await;
+                    ended = Some(asked.stream);
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_http2_upstream_says_on_a_stream_that_it_has_ended_reaches_nobody() {
+    for at_once in [true, false] {
+        let address = relentless(at_once).await;
+        let gateway = Gateway::start(&format!(
+            "admin: false\nlisteners: [{{name: main, address: '127.0.0.1:0'}}]\nroutes: [{{upstream: origin}}]\n\
+             upstreams: {{origin: {{endpoints: ['{address}'], protocol: http2}}}}\n"
+        ))
+        .await;
+        let mut served = 0;
+        for _ in 0..10 {
+            let answer =
+                raw(gateway.address("main"), "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            assert!(!answer.contains("evil") && answer.matches("HTTP/1.1 ").count() == 1, "{answer}");
+            served += usize::from(answer.contains("\r\nok\r\n"));
+        }
+        // What comes at once may end a connection before its answer is read.
+        assert!(served > 0, "none of ten, where it comes at once: {at_once}");
+    }
 }

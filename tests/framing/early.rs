@@ -58,8 +58,8 @@ async fn upload(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> 
 async fn an_early_answer_is_read_by_those_who_send_all_first_over_tls_and_in_the_clear() {
     let gateway = answering().await;
     let client = TlsClient::trusting_all();
-    // The first of an hour passes.
-    for round in 0..3 {
+    // Forty clients of each. The first of an hour passes.
+    for round in 0..8 {
         for path in ["/413", "/403", "/404", "/429", "/200"] {
             let expected = if path == "/429" && round == 0 { "/200" } else { path };
             let expected = format!("HTTP/1.1 {} ", &expected[1..]);

@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tokio::net::TcpListener;
 
 use super::{Origin, RawConnection, answering, gateway, open};
+use crate::support::frames::*;
 use crate::support::http2::{Http2Client, whole};
 use crate::support::origin::Deed;
 
@@ -102,6 +103,29 @@ async fn trailers_of_a_request_reach_upstreams_of_either_version() {
             assert_eq!(names(&seen.trailers), ["x-sum"], "{protocol}");
         }
         assert_eq!((origin.seen().len(), origin.connections()), (3, 1), "{protocol}");
+    }
+}
+
+/// RFC 9113, section 8.1, has none of them. The library drops them, and what stands beside them goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn pseudo_fields_among_the_trailers_of_a_request_reach_nobody() {
+    for protocol in ["http1", "http2"] {
+        let origin = Origin::start(1, &[Deed::Answer(200)]).await;
+        let gateway = gateway(origin.addresses()[0], "", &format!("protocol: {protocol}")).await;
+        let mut wire = Wire::open(gateway.address("main")).await;
+        let head = [&[POST, HTTP, ROOT][..], AUTHORITY].concat();
+        let trailers = [field(":path", "/other"), field(":method", "DELETE"), field("x-sum", "1")].concat();
+        let frames = [
+            frame(HEADERS, END_HEADERS, 1, &head),
+            frame(DATA, 0, 1, b"hello"),
+            frame(HEADERS, WHOLE, 1, &trailers),
+        ];
+        wire.send(&frames.concat()).await;
+        wire.wait_for(|frame| frame.stream == 1 && frame.ends_stream()).await.unwrap();
+        origin.wait_for_whole(1).await;
+        let seen = &origin.seen()[0];
+        assert_eq!(seen.body.as_deref(), Some(&b"hello"[..]), "{protocol}");
+        assert_eq!(names(&seen.trailers), ["x-sum"], "{protocol}");
     }
 }
 

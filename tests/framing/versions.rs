@@ -112,7 +112,7 @@ async fn refusals_before_the_proxy_are_whole_answers_in_the_form_that_is_asked_f
     let origin = Origin::start(1, &[Deed::Answer(200)]).await;
     let gateway = Gateway::start(&format!(
         "admin: false\n\
-         listeners: [{{name: main, address: '127.0.0.1:0', limits: {{header_size: 1KiB, header_timeout: 300ms}}}}]\n\
+         listeners: [{{name: main, address: '127.0.0.1:0', limits: {{header_size: 1KiB, header_timeout: 1s}}}}]\n\
          routes: [{{upstream: origin}}]\nupstreams: {{origin: {{endpoints: ['{}']}}}}\n",
         origin.addresses()[0]
     ))

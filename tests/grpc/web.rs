@@ -141,7 +141,7 @@ async fn the_gateway_s_own_answers_and_broken_streams_are_told_too() {
         (answer.header("grpc-status"), answer.header("x-tidegate-reason")),
         (Some("7"), Some("forbidden"))
     );
-    let gateway = self::gateway(&server, "timeout: 300ms").await;
+    let gateway = self::gateway(&server, "timeout: 1s").await;
     let edge = gateway.address("main");
     for (path, status) in [("/broken/2", "grpc-status: 13\r\n"), ("/open", "grpc-status: 4\r\n")] {
         for content_type in [WEB, TEXT] {

@@ -2,7 +2,6 @@
 //! over TCP or TLS that shows each frame as it comes.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -138,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 return Ok(frame);
             }
             let mut chunk = [0; 16 * 1024];
-            match tokio::time::timeout(Duration::from_secs(5), self.stream.read(&mut chunk)).await {
+            match tokio::time::timeout(super::DEADLINE, self.stream.read(&mut chunk)).await {
                 Err(_) => return Err(Silence::Timeout),
                 Ok(Ok(0)) => return Err(Silence::Closed),
                 Ok(Err(_)) => return Err(Silence::Broken),

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "unit and integration tests each use a part")]
 
 use std::{
+    collections::BTreeSet,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
 };
@@ -29,6 +30,7 @@ struct Zone {
     /// By the name, in lower case and without the dot at its end.
     records: Vec<(String, RData)>,
     questions: usize,
+    asked: BTreeSet<String>,
 }
 
 impl NameServer {
@@ -64,6 +66,11 @@ impl NameServer {
     pub(crate) fn questions(&self) -> usize {
         self.zone.lock().unwrap().questions
     }
+
+    /// The names that were asked for.
+    pub(crate) fn asked(&self) -> BTreeSet<String> {
+        self.zone.lock().unwrap().asked.clone()
+    }
 }
 
 impl Drop for NameServer {
@@ -78,6 +85,7 @@ impl Zone {
         let query = message.queries[0].clone();
         let labels: Vec<_> = query.name().iter().map(String::from_utf8_lossy).collect();
         let name = labels.join(".").to_ascii_lowercase();
+        self.asked.insert(name.clone());
         let of_name = || self.records.iter().filter(|(known, _)| *known == name);
         message.metadata.message_type = MessageType::Response;
         message.metadata.response_code =

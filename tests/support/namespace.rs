@@ -178,7 +178,7 @@ impl Host {
     /// Waits to be greeted, then says a word; all that was heard.
     pub(crate) fn greeted(&self, host: &str, port: u16) -> String {
         let script = format!(
-            "alarm 15; $c = IO::Socket::INET->new(PeerAddr => '{host}:{port}') or die $!; $l = <$c>; print $l; \
+            "alarm 40; $c = IO::Socket::INET->new(PeerAddr => '{host}:{port}') or die $!; $l = <$c>; print $l; \
              print $c qq(word\\n); $c->flush; print while <$c>"
         );
         said(self.application("perl", &["-MIO::Socket::INET", "-e", &script]).output().unwrap())
@@ -190,7 +190,7 @@ impl Host {
             "--silent",
             "--show-error",
             "--max-time",
-            "15",
+            "40",
             "--noproxy",
             "*",
             "--write-out",

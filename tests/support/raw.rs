@@ -2,14 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
 
-/// How long a read may wait for bytes, a write for room.
-const TIMEOUT: Duration = Duration::from_secs(10);
+use super::DEADLINE;
 
 /// Writes exactly `bytes` and returns everything that comes back until the other side closes (or resets).
 ///
-/// Panics after ten seconds without a byte: ask for `connection: close`, or use a `RawConnection`.
+/// Panics when no byte comes within [`DEADLINE`]: ask for `connection: close`, or use a `RawConnection`.
 pub(crate) fn raw(address: SocketAddr, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let mut connection = RawConnection::open(address);
     // The answer to a bad request may come, and the connection go, before all of it is written.
@@ -59,8 +57,8 @@ impl RawConnection {
     #[track_caller]
     pub(crate) fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, buffer: Vec::new() }
     }
@@ -136,7 +134,7 @@ impl RawConnection {
         std::mem::take(&mut self.buffer)
     }
 
-    /// Waits for the other side to close; false when it sends something instead, or nothing for ten seconds.
+    /// Waits for the other side to close; false when it sends something instead, or nothing within [`DEADLINE`].
     /// To prove that a connection is still open, send another request on it.
     pub(crate) fn is_closed(&mut self) -> bool {
         self.buffer.is_empty() && self.receive().is_ok_and(|received| received == 0)

@@ -58,7 +58,7 @@ async fn silence_ends_a_connection_and_a_reader_that_reads_nothing_is_silent() {
         }
     })
     .await;
-    let limits = ", limits: {idle_timeout: 100ms}";
+    let limits = ", limits: {idle_timeout: 1s}";
     let gateway = Gateway::start(&yaml(&[server.address], limits, "")).await;
     let mut client = connect(&gateway).await;
     client.write_all(b"hello").await.unwrap();

@@ -131,7 +131,7 @@ async fn half_open_it_lets_no_more_probes_through_than_configured_under_64_clien
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_probe_opens_it_again_and_a_client_that_leaves_frees_its_place() {
     let origin = Origin::start().await;
-    let settings = "circuit_breaker: {open_for: 50ms, half_open_requests: 1, success_threshold: 1}";
+    let settings = "circuit_breaker: {open_for: 1s, half_open_requests: 1, success_threshold: 1}";
     let gateway = gateway("", &[&origin], settings).await;
     let mut client = Client::new(&gateway);
     open(&mut client, &origin).await;

@@ -107,7 +107,7 @@ async fn only_what_the_conditions_name_is_retried() {
 async fn a_try_that_takes_too_long_is_given_up_for_another() {
     for protocol in ["http1", "http2"] {
         let (slow, quick) = (Origin::start().await, Origin::start().await);
-        let route = format!("retry: {{attempts: 2, per_try_timeout: 100ms, on: [timeout], {EAGER}}}");
+        let route = format!("retry: {{attempts: 2, per_try_timeout: 500ms, on: [timeout], {EAGER}}}");
         let gateway = gateway(&route, &[&slow, &quick], &format!("protocol: {protocol}")).await;
         let mut client = Client::new(&gateway);
         // Both are known, and take turns.

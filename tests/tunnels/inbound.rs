@@ -186,7 +186,7 @@ async fn nobody_gets_as_far_as_asking_without_a_certificate_of_the_mesh() {
 #[tokio::test]
 async fn who_opens_a_tunnel_and_says_nothing_or_half_is_closed_by_the_deadline_of_the_handshake() {
     let (app, _listener) = application().await;
-    let inbound = Inbound::start(app, "    limits: {handshake_timeout: 300ms}\n").await;
+    let inbound = Inbound::start(app, "    limits: {handshake_timeout: 1s}\n").await;
     for said in [&b""[..], b"\0"] {
         let mut stream = inbound.connect(ORDERS).await;
         stream.write_all(said).await.unwrap();

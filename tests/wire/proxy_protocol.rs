@@ -260,7 +260,7 @@ async fn what_is_written_is_what_is_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_header_is_closed_with_its_reason_and_holds_nothing() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadHead]).await;
-    let limits = format!("{ACCEPT}, limits: {{handshake_timeout: 200ms}}");
+    let limits = format!("{ACCEPT}, limits: {{handshake_timeout: 1s}}");
     let gateway = Gateway::start(&yaml(&limits, upstream.address(), "")).await;
     let address = gateway.address("main");
     // Whatever is opened once and kept is open by then.

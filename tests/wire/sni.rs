@@ -356,7 +356,7 @@ async fn garbage_for_a_hello_is_closed_with_its_reason_and_holds_nothing() {
 async fn half_a_hello_is_waited_for_no_longer_than_it_may_take() {
     let upstream = ScriptedUpstream::start(vec![Step::ReadToEnd]).await;
     let upstreams = format!("  db: {{endpoints: ['{}']}}\n", upstream.address());
-    let limits = ", limits: {handshake_timeout: 200ms}";
+    let limits = ", limits: {handshake_timeout: 1s}";
     let gateway = Gateway::start(&yaml("db.example: db", limits, &upstreams)).await;
     let address = gateway.address("main");
     raw(address, "x");

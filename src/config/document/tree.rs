@@ -502,6 +502,13 @@ mod tests {
         assert_eq!(json(text), expected);
     }
 
+    /// YAML 1.2, section 6.2: a tab separates as a space does. It only must not indent.
+    #[test]
+    fn a_tab_may_stand_after_a_colon() {
+        let text = "a:\tone\nb:\n  c:\t\ttwo\nd:\t-1\n";
+        assert_eq!(json(text), json!({"a": "one", "b": {"c": "two"}, "d": -1}));
+    }
+
     #[test]
     fn aliases_and_merge_keys_are_copied_out() {
         let text = "x: &x {a: 1, b: 2}\ny: {b: 3, <<: *x}\nz: {<<: [*x, {b: 4, c: 5}]}\nw: *x\n";
