@@ -125,6 +125,7 @@ impl Copy {
             state: &traced.state,
             clock: Clock::new(),
             method: &self.header.method,
+            known_method: spans::method_name(&self.header.method),
             call: traced.call.as_deref(),
             path: &traced.path,
             query: traced.query.as_deref(),

@@ -114,9 +114,10 @@ impl Clock {
 
     pub(crate) fn nanos(&self, at: Instant) -> u64 {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        match at.checked_duration_since(self.instant) {
-            Some(after) => self.nanos.saturating_add(nanos(after)),
-            None => self.nanos.saturating_sub(nanos(self.instant - at)),
+        // What is recorded is nearly always over.
+        match self.instant.checked_duration_since(at) {
+            Some(before) => self.nanos.saturating_sub(nanos(before)),
+            None => self.nanos.saturating_add(nanos(at - self.instant)),
         }
     }
 }
@@ -127,6 +128,8 @@ pub(crate) struct Common<'a> {
     pub state: &'a str,
     pub clock: Clock,
     pub method: &'a Method,
+    /// See [`method_name`].
+    pub known_method: &'a str,
     /// `/package.Service/Method` of a call of gRPC.
     pub call: Option<&'a str>,
     /// Of the target as it was matched.
@@ -141,8 +144,8 @@ pub(crate) fn method_name(method: &Method) -> &str {
 }
 
 /// `http.request.method`, which is `_OTHER` for one that nobody knows.
-pub(crate) fn write_method(writer: &mut Writer<'_>, method: &Method) {
-    match method_name(method) {
+pub(crate) fn write_method(writer: &mut Writer<'_>, name: &str, method: &Method) {
+    match name {
         "HTTP" => {
             writer.text("http.request.method", "_OTHER");
             writer.text("http.request.method_original", method.as_str());
@@ -167,22 +170,37 @@ pub(crate) fn write_server(writer: &mut Writer<'_>, authority: &str) {
 }
 
 /// What is known of `place`: `host:port`, or less.
+#[inline]
 fn write_place(writer: &mut Writer<'_>, [address, port]: [&str; 2], place: &str) {
-    match place.rsplit_once(':') {
-        Some((host, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) && !number.is_empty() => {
-            writer.text(address, host.trim_matches(['[', ']']));
-            writer.integer(port, number.parse().unwrap_or_default());
+    match split_port(place) {
+        Some((host, number)) => {
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+            writer.text(address, bare.unwrap_or(host));
+            writer.integer(port, number.into());
         }
-        _ => writer.optional(address, Some(place).filter(|place| !place.is_empty())),
+        None => writer.optional(address, Some(place).filter(|place| !place.is_empty())),
     }
+}
+
+fn split_port(place: &str) -> Option<(&str, u16)> {
+    let (mut port, mut power) = (0, 1);
+    for (at, byte) in place.bytes().enumerate().rev().take("65535:".len()) {
+        match byte {
+            b'0'..=b'9' => port += u32::from(byte - b'0') * power,
+            b':' if power > 1 => return Some((&place[..at], u16::try_from(port).ok()?)),
+            _ => return None,
+        }
+        power *= 10;
+    }
+    None
 }
 
 /// Records a try that has ended.
 pub(crate) fn record_try(queue: &Queue, of: &Common<'_>, tried: &Tried) {
     let place = &tried.place;
     let name = match of.call {
-        Some(call) => call.trim_start_matches('/').to_owned(),
-        None => [method_name(of.method), " ", &place.upstream].concat(),
+        Some(call) => [call.trim_start_matches('/'), "", ""],
+        None => [of.known_method, " ", &place.upstream],
     };
     let error = error_type(tried);
     let span = Span {
@@ -192,17 +210,17 @@ pub(crate) fn record_try(queue: &Queue, of: &Common<'_>, tried: &Tried) {
         state: of.state,
         sampled: of.current.sampled,
         remote_parent: false,
-        name: &name,
+        name,
         kind: Kind::Client,
         start: of.clock.nanos(tried.started),
         end: of.clock.nanos(tried.ended),
         status: if error.is_some() { Status::Error } else { Status::Unset },
     };
     record_span(queue, &span, |writer| {
-        write_method(writer, of.method);
+        write_method(writer, of.known_method, of.method);
         let scheme = if place.is_tls { "https" } else { "http" };
         let (mark, query) = of.query.map_or(("", ""), |query| ("?", query));
-        writer.text("url.full", &[scheme, "://", &place.origin, of.path, mark, query].concat());
+        writer.joined("url.full", [scheme, "://", &place.origin, of.path, mark, query]);
         write_server(writer, &place.origin);
         if place.is_address {
             write_place(writer, ["network.peer.address", "network.peer.port"], &place.endpoint);
@@ -247,5 +265,28 @@ fn outcome(tried: &Tried) -> &'static str {
         (None, Some(status)) => Outcome::of_answer(status, tried.grpc).label(),
         // Nobody waited for it any more: another was faster, or the client has left.
         (None, None) => "cancelled",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_what_stands_behind_the_last_colon() {
+        let cases = [
+            ("a.example:8080", Some(("a.example", 8080))),
+            ("[::1]:65535", Some(("[::1]", 65535))),
+            (":80", Some(("", 80))),
+            ("a:065535", None),
+            ("a:65536", None),
+            ("a:", None),
+            ("[::1]", None),
+            ("8080", None),
+            ("", None),
+        ];
+        for (place, split) in cases {
+            assert_eq!(split_port(place), split, "{place}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::observe::otlp::{
     Encoding, Queue, Writer, cut,
-    wire::{bytes, fixed32, fixed64, number},
+    wire::{bytes, fixed32, fixed64, joined, length, number},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,8 @@ pub struct Span<'a> {
     pub sampled: bool,
     /// The parent is another process's.
     pub remote_parent: bool,
-    pub name: &'a str,
+    /// In parts, which are written without a space between them.
+    pub name: [&'a str; 3],
     pub kind: Kind,
     /// Nanoseconds since 1970.
     pub start: u64,
@@ -69,7 +70,10 @@ fn head(out: &mut Vec<u8>, span: &Span<'_>) {
     if let Some(parent) = &span.parent {
         bytes(out, 4, parent);
     }
-    bytes(out, 5, cut(span.name, LONGEST_NAME).as_bytes());
+    match length(&span.name) {
+        0..=LONGEST_NAME => joined(out, 5, &span.name),
+        _ => bytes(out, 5, cut(&span.name.concat(), LONGEST_NAME).as_bytes()),
+    }
     number(out, 6, span.kind as u64);
     fixed64(out, 7, span.start);
     fixed64(out, 8, span.end);
@@ -91,7 +95,7 @@ fn json_head(span: &Span<'_>) -> Value {
     let mut written = json!({
         "traceId": hex(&span.trace),
         "spanId": hex(&span.id),
-        "name": cut(span.name, LONGEST_NAME),
+        "name": cut(&span.name.concat(), LONGEST_NAME),
         "kind": span.kind as u64,
         "startTimeUnixNano": span.start.to_string(),
         "endTimeUnixNano": span.end.to_string(),

@@ -1,6 +1,10 @@
 //! The spans of a request that has ended: one for it as a whole, and one for each of its tries.
 
-use std::{borrow::Cow, net::IpAddr, time::Instant};
+use std::{
+    borrow::Cow,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderMap, StatusCode, Version, header};
 
@@ -16,9 +20,12 @@ use crate::{
         otlp::{Queue, Writer, cut},
         spans::{Kind, Span, Status, record_span},
     },
+    snapshot::Tracing,
     trace::{Current, Records, SpanId, baggage, w3c},
 };
 
+/// A place that nobody waits for is had sooner.
+const WAITED: Duration = Duration::from_micros(10);
 /// The longest value of an attribute of the operator's own.
 const LONGEST_OWN: usize = 256;
 
@@ -27,13 +34,14 @@ pub(super) fn record(queue: &Queue, session: &mut Session, ctx: &mut Context, st
     let Some(current) = ctx.recorded(status, now) else { return };
     let own = own_attributes(session, ctx);
     let request = session.request();
-    let state = state(&request.headers);
+    let state = state(&current, &request.headers);
     let (path, query) = (ctx.shown_path(), query(ctx));
     let common = CommonSpan {
         current,
         state,
         clock: Clock::new(),
         method: &request.method,
+        known_method: forward::method_name(&request.method),
         call: ctx.facts.grpc.is_some().then(|| ctx.facts.path()),
         path: &path,
         query: query.as_deref(),
@@ -52,7 +60,7 @@ pub(super) fn record(queue: &Queue, session: &mut Session, ctx: &mut Context, st
         state,
         sampled: current.sampled,
         remote_parent: current.parent.is_some(),
-        name: &name(ctx, &common),
+        name: name(ctx, &common),
         kind: Kind::Server,
         start: common.clock.nanos(ctx.started),
         end: common.clock.nanos(now),
@@ -93,14 +101,17 @@ pub(super) fn of_copy(
         queue,
         current,
         span,
-        state: state(&session.request().headers).to_owned(),
+        state: state(&current, &session.request().headers).to_owned(),
         call: ctx.facts.grpc.is_some().then(|| ctx.facts.path().to_owned()),
         query: query(ctx).map(Cow::into_owned),
         path,
     })
 }
 
-fn state(headers: &HeaderMap) -> &str {
+fn state<'a>(current: &Current, headers: &'a HeaderMap) -> &'a str {
+    if !current.has_state {
+        return "";
+    }
     headers.get(w3c::TRACESTATE).and_then(|state| state.to_str().ok()).unwrap_or_default()
 }
 
@@ -112,6 +123,7 @@ fn query(ctx: &Context) -> Option<Cow<'_, str>> {
 
 /// The question that a filter asked another service.
 fn record_call(queue: &Queue, of: &CommonSpan<'_>, called: &Called) {
+    let method = forward::method_name(&called.method);
     let error = called
         .error
         .map(str::to_owned)
@@ -123,14 +135,14 @@ fn record_call(queue: &Queue, of: &CommonSpan<'_>, called: &Called) {
         state: of.state,
         sampled: of.current.sampled,
         remote_parent: false,
-        name: &format!("{} {}", forward::method_name(&called.method), called.filter),
+        name: [method, " ", called.filter],
         kind: Kind::Client,
         start: of.clock.nanos(called.started),
         end: of.clock.nanos(called.ended),
         status: if error.is_some() { Status::Error } else { Status::Unset },
     };
     record_span(queue, &span, |writer| {
-        forward::write_method(writer, &called.method);
+        forward::write_method(writer, method, &called.method);
         writer.text("url.full", &called.url);
         forward::write_server(writer, &called.authority);
         if let Some(status) = called.status {
@@ -142,20 +154,20 @@ fn record_call(queue: &Queue, of: &CommonSpan<'_>, called: &Called) {
 }
 
 /// `{method} {http.route}`; of few values whatever clients send.
-fn name(ctx: &Context, of: &CommonSpan<'_>) -> String {
-    let method = forward::method_name(of.method);
+fn name<'a>(ctx: &'a Context, of: &CommonSpan<'a>) -> [&'a str; 3] {
+    let method = of.known_method;
     let route = ctx.route.as_deref();
     match (of.call, route) {
         // Whoever calls may make names up, so they count only where a route takes them.
-        (Some(call), Some(_)) => call.trim_start_matches('/').to_owned(),
-        (_, Some(route)) => [method, " ", route.pattern.as_deref().unwrap_or(&route.name)].concat(),
-        (_, None) => method.to_owned(),
+        (Some(call), Some(_)) => [call.trim_start_matches('/'), "", ""],
+        (_, Some(route)) => [method, " ", route.pattern.as_deref().unwrap_or(&route.name)],
+        (_, None) => [method, "", ""],
     }
 }
 
 fn write_http(writer: &mut Writer<'_>, ctx: &Context, session: &Session, of: &CommonSpan<'_>, status: u16) {
     let request = session.request();
-    forward::write_method(writer, of.method);
+    forward::write_method(writer, of.known_method, of.method);
     writer.text("url.path", of.path);
     writer.optional("url.query", of.query);
     writer.text("url.scheme", ctx.facts.scheme);
@@ -212,7 +224,7 @@ fn write_ours(writer: &mut Writer<'_>, ctx: &Context, tries: usize) {
     writer.integer("tidegate.attempts", tries as u64);
     writer.optional("tidegate.request_id", ctx.facts.request_id.as_deref());
     writer.optional("tidegate.peer", ctx.facts.caller.as_ref().map(|caller| caller.name()));
-    if let Some(waited) = ctx.attempts.queued().filter(|waited| !waited.is_zero()) {
+    if let Some(waited) = ctx.attempts.queued().filter(|waited| *waited >= WAITED) {
         writer.float("tidegate.wait.queue", waited.as_secs_f64());
     }
 }
@@ -246,6 +258,11 @@ fn shown_query(query: Cow<'_, str>, shown: SpanQuery) -> Option<Cow<'_, str>> {
 
 /// What the operator has asked for.
 fn own_attributes(session: &mut Session, ctx: &mut Context) -> Vec<(String, String)> {
+    let asked =
+        |tracing: &Tracing| !tracing.is.attributes.is_empty() || !tracing.is.baggage_attributes.is_empty();
+    if !ctx.snapshot.tracing.as_ref().is_some_and(asked) {
+        return Vec::new();
+    }
     let snapshot = ctx.snapshot.clone();
     let Some(tracing) = &snapshot.tracing else { return Vec::new() };
     let mut own = Vec::new();

@@ -106,8 +106,7 @@ impl Tracing {
         now: Instant,
         random: Random,
     ) -> Option<Current> {
-        if route == Some(RouteTrace::Off) {
-            self.metrics.off.inc();
+        if self.is_off(route) {
             return None;
         }
         let accepted = match self.is.accept {
@@ -122,20 +121,54 @@ impl Tracing {
         if self.is.formats.contains(Format::Baggage) {
             trace::baggage::check(headers);
         }
-        let (mut current, by) = self.decide(&incoming, route, random);
         let had_state = headers.contains_key(trace::w3c::TRACESTATE);
+        let (current, state) = self.place(incoming, route, now, random);
+        if !current.passes && self.is.formats.contains(Format::W3c) && (had_state || state.is_some()) {
+            // One field more than there was: a request that has no room for it goes on without.
+            let _ = state::write(headers, state.as_ref());
+        }
+        Some(current)
+    }
+
+    /// The same for a request that brings nothing, with the tracestate that it goes on with.
+    pub(crate) fn begin_here(
+        &self,
+        route: Option<RouteTrace>,
+        now: Instant,
+        random: Random,
+    ) -> Option<(Current, Option<State>)> {
+        if self.is_off(route) {
+            return None;
+        }
+        let (current, state) = self.place(Incoming::default(), route, now, random);
+        Some((current, state.filter(|_| self.is.formats.contains(Format::W3c))))
+    }
+
+    fn is_off(&self, route: Option<RouteTrace>) -> bool {
+        let is_off = route == Some(RouteTrace::Off);
+        if is_off {
+            self.metrics.off.inc();
+        }
+        is_off
+    }
+
+    /// Where a request that brings this stands, and its tracestate.
+    fn place(
+        &self,
+        incoming: Incoming,
+        route: Option<RouteTrace>,
+        now: Instant,
+        random: Random,
+    ) -> (Current, Option<State>) {
+        let (mut current, by) = self.decide(&incoming, route, random);
         let mut state = incoming.state;
         if current.sampled && self.is.exports && !self.takes(now) {
             self.metrics.limited.inc();
             if let Some(parent) = incoming.parent.filter(|parent| parent.sampled == Some(true)) {
                 // An id of ours would be a span that nobody finds.
-                return Some(Current {
-                    span: parent.span,
-                    parent: None,
-                    passes: true,
-                    records: Records::No,
-                    ..current
-                });
+                let records = Records::No;
+                let current = Current { span: parent.span, parent: None, passes: true, records, ..current };
+                return (current, state);
             }
             current = Current { sampled: false, debug: false, records: self.unsampled(), ..current };
             state = state.and_then(|state| state.with_threshold(None));
@@ -146,11 +179,8 @@ impl Tracing {
                 state = tell(state, current.sampled.then_some(threshold));
             }
         }
-        if self.is.formats.contains(Format::W3c) && (had_state || state.is_some()) {
-            // One field more than there was: a request that has no room for it goes on without.
-            let _ = state::write(headers, state.as_ref());
-        }
-        Some(current)
+        current.has_state = state.is_some();
+        (current, state)
     }
 
     /// The threshold is by which we decided, if we did.
@@ -179,6 +209,7 @@ impl Tracing {
             random: parent.is_none_or(|parent| parent.random),
             debug,
             passes: false,
+            has_state: false,
             formats: self.is.formats,
             records: if sampled && self.is.exports { Records::Yes } else { self.unsampled() },
             sampled_by: match by {

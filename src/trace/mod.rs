@@ -106,6 +106,8 @@ pub(crate) struct Current {
     pub debug: bool,
     /// Its fields go on as they came: they name a span that was recorded, and ours would not be.
     pub passes: bool,
+    /// A tracestate goes on with it.
+    pub has_state: bool,
     pub records: Records,
     /// Why it is recorded, if it is.
     pub sampled_by: SampledBy,
@@ -185,9 +187,10 @@ static FIELDS: [HeaderName; 9] = [
     baggage::BAGGAGE,
 ];
 
-/// Whether the request brings any of them. Most bring none, so that one look at its names is all.
+/// Whether the request brings any of them. Most bring none, and most names differ in their first letter.
 pub(crate) fn brings(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| FIELDS.contains(name))
+    let may_be = |name: &HeaderName| matches!(name.as_str().as_bytes(), [b't' | b'x' | b'b', ..]);
+    headers.keys().any(|name| may_be(name) && FIELDS.contains(name))
 }
 
 /// Reads the context of a request: that of the first of `formats` that has a valid one.

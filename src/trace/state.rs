@@ -73,6 +73,11 @@ impl State {
         (!members.is_empty()).then(|| State(members.join(",")))
     }
 
+    /// As the field has it.
+    pub(crate) fn value(&self) -> Option<HeaderValue> {
+        HeaderValue::from_str(&self.0).ok()
+    }
+
     fn members(&self) -> impl Iterator<Item = &str> {
         self.0.split(',')
     }
@@ -91,7 +96,7 @@ pub(crate) fn write(
     headers: &mut HeaderMap,
     state: Option<&State>,
 ) -> Result<(), http::header::MaxSizeReached> {
-    match state.and_then(|state| HeaderValue::from_str(&state.0).ok()) {
+    match state.and_then(State::value) {
         Some(value) => drop(headers.try_insert(TRACESTATE, value)?),
         None => drop(headers.remove(TRACESTATE)),
     }

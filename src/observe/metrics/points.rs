@@ -14,7 +14,7 @@ use super::{
 use crate::observe::otlp::{
     Batch, Encoding, cut,
     queue::LARGEST_BATCH,
-    wire::{attribute, bytes, close, double, fixed64, number, open},
+    wire::{bytes, close, double, fixed64, number, open, text_attribute},
 };
 
 /// `AGGREGATION_TEMPORALITY_CUMULATIVE`
@@ -227,7 +227,7 @@ fn unit(family: &Family) -> Option<&'static str> {
 
 fn write_labels(out: &mut Vec<u8>, field: u8, labels: &[(&str, &str)]) {
     for (key, value) in labels {
-        attribute(out, field, key, |out| bytes(out, 1, cut(value, LONGEST_LABEL).as_bytes()));
+        text_attribute(out, field, key, &[cut(value, LONGEST_LABEL)]);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::wire::{attribute, bytes, close, double, number, open};
+use super::wire::{close, double, length, number, number_attribute, open, text_attribute};
 
 pub struct Writer<'b> {
     out: &'b mut Vec<u8>,
@@ -39,9 +39,24 @@ impl<'b> Writer<'b> {
         Writer { out, form: Form::Json(head), longest }
     }
 
+    /// All that is `inline` here is so that keys, which callers write out, cost a few stores.
+    #[inline(always)]
     pub fn text(&mut self, key: &str, value: &str) {
         let value = within(value, self.longest);
-        self.attribute(key, |out| bytes(out, 1, value.as_bytes()), || json!({"stringValue": value}));
+        match &mut self.form {
+            Form::Protobuf { attributes, .. } => text_attribute(self.out, *attributes, key, &[value]),
+            Form::Json(record) => push(record, key, || json!({"stringValue": value})),
+        }
+    }
+
+    /// Text that comes in parts.
+    pub fn joined<const N: usize>(&mut self, key: &str, parts: [&str; N]) {
+        match self.form {
+            Form::Protobuf { attributes, .. } if length(&parts) <= self.longest => {
+                text_attribute(self.out, attributes, key, &parts);
+            }
+            _ => self.text(key, &parts.concat()),
+        }
     }
 
     /// Bytes that a peer sent: what is not UTF-8 becomes U+FFFD.
@@ -49,23 +64,25 @@ impl<'b> Writer<'b> {
         self.text(key, &String::from_utf8_lossy(value));
     }
 
+    #[inline(always)]
     pub fn optional(&mut self, key: &str, value: Option<&str>) {
         if let Some(value) = value {
             self.text(key, value);
         }
     }
 
+    #[inline(always)]
     pub fn integer(&mut self, key: &str, value: u64) {
         // 64-bit numbers are text in JSON.
-        self.attribute(key, |out| number(out, 3, value), || json!({"intValue": value.to_string()}));
+        self.number(key, |out| number(out, 3, value), || json!({"intValue": value.to_string()}));
     }
 
     pub fn float(&mut self, key: &str, value: f64) {
-        self.attribute(key, |out| double(out, 4, value), || json!({"doubleValue": value}));
+        self.number(key, |out| double(out, 4, value), || json!({"doubleValue": value}));
     }
 
     pub fn boolean(&mut self, key: &str, value: bool) {
-        self.attribute(key, |out| number(out, 2, value.into()), || json!({"boolValue": value}));
+        self.number(key, |out| number(out, 2, value.into()), || json!({"boolValue": value}));
     }
 
     pub(in crate::observe) fn end(self) {
@@ -75,15 +92,20 @@ impl<'b> Writer<'b> {
         }
     }
 
-    fn attribute(&mut self, key: &str, value: impl Fn(&mut Vec<u8>), json: impl FnOnce() -> Value) {
+    #[inline(always)]
+    fn number(&mut self, key: &str, value: impl FnOnce(&mut Vec<u8>), json: impl FnOnce() -> Value) {
         match &mut self.form {
-            Form::Protobuf { attributes, .. } => attribute(self.out, *attributes, key, value),
-            Form::Json(record) => {
-                if let Some(attributes) = record["attributes"].as_array_mut() {
-                    attributes.push(json!({"key": key, "value": json()}));
-                }
-            }
+            Form::Protobuf { attributes, .. } => number_attribute(self.out, *attributes, key, value),
+            Form::Json(record) => push(record, key, json),
         }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn push(record: &mut Value, key: &str, value: impl FnOnce() -> Value) {
+    if let Some(attributes) = record["attributes"].as_array_mut() {
+        attributes.push(json!({"key": key, "value": value()}));
     }
 }
 
@@ -97,11 +119,15 @@ pub fn cut(value: &str, most: usize) -> &str {
 }
 
 /// At most so many characters.
+#[inline]
 pub(in crate::observe) fn within(value: &str, most: usize) -> &str {
     // No character is shorter than a byte, so nearly no value is counted.
-    if value.len() <= most {
-        return value;
-    }
+    if value.len() <= most { value } else { counted(value, most) }
+}
+
+#[cold]
+#[inline(never)]
+fn counted(value: &str, most: usize) -> &str {
     match value.char_indices().nth(most) {
         Some((end, _)) => &value[..end],
         None => value,

@@ -2,14 +2,13 @@
 
 use std::time::Instant;
 
-use http::HeaderMap;
 use pingora_http::RequestHeader;
 
 use super::{Context, request::with_headers};
 use crate::{
     grpc::Call,
     snapshot::RouteTrace,
-    trace::{self, Current, Records},
+    trace::{self, Current, Records, state::State, w3c::TRACESTATE},
 };
 
 impl Context {
@@ -21,18 +20,16 @@ impl Context {
         let before = self.facts.trace.map(|trace| u128::from_be_bytes(trace.trace.bytes()));
         let random = (before.unwrap_or_else(|| fastrand::u128(..)), fastrand::u64(..));
         let (trusted, now) = (self.facts.from_trusted, self.started);
-        let begin = |headers: &mut HeaderMap| tracing.begin(headers, trusted, route, now, random);
-        self.facts.trace = match trace::brings(&request.headers) {
-            true => with_headers(request, begin),
-            false => {
-                let mut told = HeaderMap::new();
-                let current = begin(&mut told);
-                for (name, value) in &told {
+        self.facts.trace = if trace::brings(&request.headers) {
+            with_headers(request, |headers| tracing.begin(headers, trusted, route, now, random))
+        } else {
+            tracing.begin_here(route, now, random).map(|(current, state)| {
+                if let Some(value) = state.as_ref().and_then(State::value) {
                     // A request that has no room for one field more goes on without.
-                    let _ = request.insert_header(name.clone(), value.clone());
+                    let _ = request.insert_header(TRACESTATE, value);
                 }
                 current
-            }
+            })
         };
         self.attempts.trace(self.facts.trace);
     }
