@@ -27,7 +27,6 @@ mod dashboards;
 mod deadlines;
 mod defaults;
 mod descriptors;
-mod distance;
 mod docs;
 mod endings;
 mod error_pages;

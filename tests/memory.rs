@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::net::TcpStream;
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{
     Backend, Gateway, RawConnection, ScriptedUpstream, Step, Yaml,
@@ -141,6 +142,47 @@ async fn a_stream_of_an_http2_upstream_that_is_not_read_holds_no_more_than_64_ki
         assert!(each <= 64, "{each} KiB each with a window of {window}");
         get(edge, "/").await.assert_status(200);
     }
+}
+
+/// All streams of a connection share a window of 8 MiB, which five hundred from nearby fill, as eight from far away do.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_nobody_reads_hold_up_no_others_of_their_upstream() {
+    const CONNECTIONS: usize = 8;
+    const STREAMS: u32 = 100;
+    let upstream = serve_whatever_is_asked_for(Bytes::from_static(&[0; 64 * 1024])).await;
+    // One thread has one connection for all of them, unless it needs another.
+    let settings = "protocol: http2, connect_timeout: 20s, pool: {streams_per_connection: 2000}";
+    let gateway = Yaml::to(upstream).settings(settings).top("threads: 1").start().await;
+    let edge = gateway.address("main");
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut unread = ask_and_do_not_read(edge, STREAMS, 0, "/", &[]).await;
+        for _ in 0..STREAMS {
+            unread.wait_for(|frame| frame.kind == HEADERS).await.unwrap();
+        }
+        held.push(unread);
+    }
+    let answer = within_deadline("what nobody reads holds up others", get(edge, "/")).await;
+    assert_eq!(answer.text().len(), 64 * 1024);
+}
+
+/// Over HTTP/2, on as many streams as there may be.
+async fn serve_whatever_is_asked_for(body: Bytes) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let body = body.clone();
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let mut sent = respond.send_response(http::Response::new(()), false).unwrap();
+                    let _ = sent.send_data(body.clone(), true);
+                }
+            });
+        }
+    });
+    address
 }
 
 /// Idle, then with as much for each as its buffers take, as nobody reads.
