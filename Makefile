@@ -70,6 +70,8 @@ run: build
 	wait $$gateway || true; \
 	echo "The gateway has ended; the backends run on until Ctrl-C."; wait $$backends
 
+# Tests wait for processes and clocks two thirds of their time.
+test: export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 test: TOOLS += $(TEST_TOOLS)
 test: PACKAGES += $(TEST_PACKAGES)
 test: tools python node servers

@@ -236,7 +236,7 @@ async fn a_connection_to_the_listener_itself_is_no_loop_and_leaks_nothing() {
     let payments = Backend::named("payments").await;
     let gateway = Gateway::start(&format!(
         "mode: sidecar\nadmin: false\nthreads: 1\nsidecar:\n  outbound: {{address: \"127.0.0.1:0\", original_destination: {{detection_timeout: \
-         10ms}}}}\nupstreams: {{payments: {{endpoints: [\"{}\"]}}}}\n",
+         500ms}}}}\nupstreams: {{payments: {{endpoints: [\"{}\"]}}}}\n",
         payments.address()
     ))
     .await;

@@ -88,10 +88,14 @@ async fn a_failing_ca_costs_a_hundred_names_no_second_order_and_no_handshake() {
     };
     let asking = async {
         let (mut served, mut handshakes) = (BTreeSet::new(), 0);
-        loop {
+        for round in 0.. {
             for gateway in &gateways {
-                for name in &names {
-                    let tls = gateway.address("tls");
+                let tls = gateway.address("tls");
+                // Of those that are served, each in its turn: a handshake takes a machine without a core to spare long.
+                let asked = names.iter().enumerate().filter(|(n, _)| n % 5 == round % 5);
+                let missing = names.iter().enumerate().filter(|(n, _)| n % 5 != round % 5);
+                let missing: Vec<_> = missing.filter(|(_, name)| !served.contains(&(tls, *name))).collect();
+                for (_, name) in asked.chain(missing) {
                     let is_own = shown(tls, name).await.is_some_and(|(names, _)| names == [name.as_str()]);
                     let is_first = is_own && served.insert((tls, name));
                     handshakes += usize::from(is_own && !is_first);
@@ -101,10 +105,11 @@ async fn a_failing_ca_costs_a_hundred_names_no_second_order_and_no_handshake() {
                     );
                 }
             }
-            if served.len() == 3 * names.len() && handshakes > served.len() {
+            if served.len() == 3 * names.len() && handshakes > names.len() {
                 return handshakes;
             }
         }
+        unreachable!()
     };
     let failing = async {
         while result("challenge_failed").await < 50.0 {
