@@ -123,7 +123,7 @@ async fn a_stream_that_is_not_read_holds_no_more_than_64_kib() {
 /// Of a client that gives no window, and of one that gives all there is and does not read its socket.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_an_http2_upstream_that_is_not_read_holds_no_more_than_64_kib() {
-    const CONNECTIONS: usize = 4;
+    const CONNECTIONS: usize = 10;
     const STREAMS: u32 = 100;
     for window in [0, (1 << 31) - 1] {
         let backend = Backend::start().await;

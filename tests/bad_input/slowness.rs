@@ -1,12 +1,23 @@
 //! Clients that stay within every pause and are too slow all the same, in either direction: what they hold of an upstream
 //! is let go. Who waits for somebody else is not slow.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Request;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use super::Setup;
 use crate::support::{
-    Step, get, get_h2c,
+    Step, Yaml,
+    frames::{
+        AUTHORITY, DATA, END_STREAM, GET, HEADERS, HTTP, RST_STREAM, SETTINGS, WHOLE, WINDOW_UPDATE, Wire,
+        field, frame, setting,
+    },
+    get, get_h2c,
     http2::{Http2Client, whole},
     raw,
 };
@@ -94,4 +105,40 @@ async fn a_body_that_is_there_at_once_is_fast_enough_and_each_request_begins_ane
     let last = request.replace("host: a", "host: a\r\nconnection: close");
     let answers = raw(setup.address(), [request, request, &last].concat());
     assert_eq!(String::from_utf8_lossy(&answers).matches("HTTP/1.1 200 ").count(), 3);
+}
+
+/// Whoever has read all there was has not been slow meanwhile, over HTTP/2 as over HTTP/1.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_not_charged_for_the_silence_of_an_upstream() {
+    const FIRST: usize = 64 * 1024;
+    const SECOND: usize = 16 * 1024;
+    let upstream = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let limits = "write_timeout: 2s, min_rate_grace: 1s";
+    let gateway = Yaml::to(upstream.local_addr().unwrap()).limits(limits).start().await;
+    let mut client = Wire::open(gateway.address("main")).await;
+    let head = [&[GET, HTTP][..], AUTHORITY, &field(":path", "/")].concat();
+    client.send(&frame(SETTINGS, 0, 0, &setting(4, FIRST as u32))).await;
+    client.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 24).to_be_bytes())).await;
+    client.send(&frame(HEADERS, WHOLE, 1, &head)).await;
+    let (mut stream, _) = upstream.accept().await.unwrap();
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        asked.push(stream.read_u8().await.unwrap());
+    }
+    let said = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", FIRST + SECOND);
+    stream.write_all(&[said.as_bytes(), &[0; FIRST]].concat()).await.unwrap();
+    let mut read = 0;
+    while read < FIRST {
+        read += client.wait_for(|frame| frame.kind == DATA).await.unwrap().payload.len();
+    }
+    // Longer than a client may take.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    stream.write_all(&[0; SECOND]).await.unwrap();
+    // The gateway has it and waits for the client, or the client has been quick.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    client.send(&frame(WINDOW_UPDATE, 0, 1, &(SECOND as u32).to_be_bytes())).await;
+    let last = |flags: u8| flags & END_STREAM != 0;
+    let end =
+        client.wait_for(|frame| frame.kind == RST_STREAM || last(frame.flags) && frame.kind == DATA).await;
+    assert_eq!(end.unwrap().kind, DATA, "cut as too slow");
 }

@@ -273,7 +273,10 @@ impl Http2 {
         match &self.unsent {
             Some(unsent) if !self.ended && unsent.poll_room(cx).is_pending() => self.poll_unread(cx).map(Err),
             _ => {
-                self.write_by = None;
+                // The wait is over, though nothing is handed over yet: what follows is the upstream's time.
+                if self.write_by.take().is_some() {
+                    self.reading.progress(0, &self.connection);
+                }
                 Poll::Ready(Ok(()))
             }
         }
@@ -377,13 +380,22 @@ fn broken_body(e: &h2::Error) -> Reason {
 
 #[cfg(test)]
 mod tests {
-    use futures::task::noop_waker;
+    use futures::task::{ArcWake, waker};
 
     use super::*;
 
+    struct Woken(AtomicUsize);
+
+    impl ArcWake for Woken {
+        fn wake_by_ref(woken: &Arc<Woken>) {
+            woken.0.fetch_add(1, Relaxed);
+        }
+    }
+
     #[test]
     fn the_library_has_room_again_when_it_drops_what_was_sent() {
-        let (unsent, waker) = (Arc::new(Unsent::default()), noop_waker());
+        let (unsent, woken) = (Arc::new(Unsent::default()), Arc::new(Woken(AtomicUsize::new(0))));
+        let waker = waker(woken.clone());
         let mut cx = Context::from_waker(&waker);
         let [first, second] = [SEND_BUFFER / 2; 2].map(|size| unsent.count(Bytes::from(vec![0; size])));
         assert!(unsent.poll_room(&mut cx).is_pending());
@@ -392,6 +404,7 @@ mod tests {
         drop(first);
         assert!(unsent.poll_room(&mut cx).is_pending());
         drop(rest);
+        assert_eq!(woken.0.load(Relaxed), 1);
         assert!(unsent.poll_room(&mut cx).is_ready());
         drop(second);
         assert_eq!(unsent.bytes.load(Acquire), 0);

@@ -39,9 +39,9 @@ const MOST_STREAM_WINDOW: u32 = 1024 * 1024;
 /// The rate that a stream is to reach, in bytes a second: a window passes once in a round trip.
 const STREAM_RATE: u64 = 100_000_000;
 /// What an upstream may send ahead on all streams together: as Pingora has it, 80 MB/s over 100 ms.
-/// At a distance of 10 ms and more, eight streams whose clients do not read fill it, and hold up all others on the connection. Room for a
-/// hundred such would be 100 MB that few clients can have the gateway hold, and the library has no window of one stream alone that
-/// could begin small and grow. So where such streams may fill half of it, new requests go to another connection.
+/// At a distance of 10 ms and more, eight streams whose clients do not read fill it, and hold up all others on the connection. The
+/// library has no window of one stream alone that could begin small and grow. So where such streams may fill half of it, new requests
+/// go to another connection, as long as there are few that are so filled.
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Larger frames than the protocol's 16 KiB cost less each; no other stream waits long for one.
 const LARGEST_FRAME: u32 = 64 * 1024;
@@ -138,9 +138,9 @@ impl Connection {
         self.state.most.load(Relaxed)
     }
 
-    /// Whether a request would get on that is sent beside so many streams.
-    pub(super) fn has_room(&self, streams: usize) -> bool {
-        streams < self.most() && !fills(self.state.unread.load(Relaxed), self.stream_window)
+    /// Whether a request might wait behind streams whose clients are waited for.
+    pub(super) fn is_filled(&self) -> bool {
+        fills(self.state.unread.load(Relaxed), self.stream_window)
     }
 
     /// The client of a stream is waited for. `None` where so many cannot be open that it matters.

@@ -258,7 +258,7 @@ impl Http2 {
 
     /// Nobody asks for the next part: the client is waited for.
     pub(super) fn leave_unread(&mut self) {
-        if self.unread.is_none() {
+        if self.unread.is_none() && !self.is_done() {
             self.unread = self.claim.connection().leave_unread();
         }
     }

@@ -19,6 +19,9 @@ use crate::upstream::{IdleLimit, IdleSlot};
 
 /// How long a connection whose time is over may still hold its descriptor.
 const SWEEP: Duration = Duration::from_secs(1);
+/// So many connections are left aside while what nobody reads fills their windows: each may hold as much as that is. Beyond it
+/// requests wait behind what is not read.
+const MOST_FILLED: usize = 4;
 
 pub(in super::super) struct Pool(Arc<Shared>);
 
@@ -221,19 +224,23 @@ impl Shared {
 }
 
 impl Kept {
-    /// Room on the connection with the most streams that has any, and how many it has with that.
+    /// Room on the connection with the most streams that has any, and how many it has with that. One that is filled with what nobody
+    /// reads is taken last.
     fn claim(&mut self, key: u64) -> Option<(u64, Arc<Connection>, usize)> {
         let shelf = self.by_key.get_mut(&key)?;
-        let mut best: Option<&mut Slot> = None;
+        let are_many = shelf.slots.iter().filter(|slot| slot.connection.is_filled()).count() >= MOST_FILLED;
+        let mut best: Option<(bool, &mut Slot)> = None;
         for slot in &mut shelf.slots {
             let is_over = |rest: &Rest| rest.is_over(Instant::now());
-            let is_better = best.as_ref().is_none_or(|best| slot.streams > best.streams);
-            if is_better && slot.connection.has_room(slot.streams) && !slot.rest.as_ref().is_some_and(is_over)
-            {
-                best = Some(slot);
+            let is_free = !slot.connection.is_filled();
+            let is_better =
+                best.as_ref().is_none_or(|(free, best)| (is_free, slot.streams) > (*free, best.streams));
+            let has_room = slot.streams < slot.connection.most() && (is_free || are_many);
+            if is_better && has_room && !slot.rest.as_ref().is_some_and(is_over) {
+                best = Some((is_free, slot));
             }
         }
-        let slot = best?;
+        let (_, slot) = best?;
         if slot.rest.take().is_some() {
             self.idle -= 1;
         }
