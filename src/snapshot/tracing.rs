@@ -179,7 +179,7 @@ impl Tracing {
                 state = tell(state, current.sampled.then_some(threshold));
             }
         }
-        current.has_state = state.is_some();
+        current.has_state = state.is_some() && self.is.formats.contains(Format::W3c);
         (current, state)
     }
 

@@ -78,6 +78,8 @@ fn lower(digits: &[u8]) -> Vec<u8> {
     digits[..digits.len().min(33)].to_ascii_lowercase()
 }
 
+/// Not inlined, as [`write_single`] is not: else all digits are made before it is known which format is asked for.
+#[inline(never)]
 pub(super) fn write(headers: &mut HeaderMap, outgoing: &Outgoing) -> Result<(), MaxSizeReached> {
     set(headers, &TRACE_ID, &outgoing.trace.digits())?;
     set(headers, &SPAN_ID, &outgoing.span.digits())?;
@@ -92,6 +94,7 @@ pub(super) fn write(headers: &mut HeaderMap, outgoing: &Outgoing) -> Result<(), 
     Ok(())
 }
 
+#[inline(never)]
 pub(super) fn write_single(outgoing: &Outgoing) -> String {
     let word = match (outgoing.debug, outgoing.sampled) {
         (true, _) => 'd',

@@ -41,9 +41,6 @@ pub(crate) fn parse(value: &[u8]) -> Option<Parent> {
 const LENGTH: usize = 55;
 
 /// Always of version 00. Flags that this version does not know are sent as 0.
-///
-/// Not inlined: a compiler that sees how the digits are made and that they are looked at again unrolls all of it.
-#[inline(never)]
 pub(crate) fn write(outgoing: &Outgoing) -> [u8; LENGTH] {
     let mut value = *b"00-00000000000000000000000000000000-0000000000000000-00";
     value[3..35].copy_from_slice(&outgoing.trace.digits());

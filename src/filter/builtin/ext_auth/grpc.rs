@@ -295,10 +295,13 @@ fn text(body: &Peeked) -> Option<&str> {
     }
 }
 
-/// The name of the status that a call failed with.
+/// The name of the status that a call failed with. One that ends without a status has failed, unless HTTP's own says so.
 pub(super) fn failure(answer: &http::Response<Bytes>, trailers: Option<&HeaderMap>) -> Option<&'static str> {
-    let code = status(answer, trailers).filter(|code| *code != 0)?;
-    Some(grpc::name(code).unwrap_or("unknown"))
+    match status(answer, trailers) {
+        Some(0) => None,
+        Some(code) => Some(grpc::name(code).unwrap_or("UNKNOWN")),
+        None => (answer.status() == StatusCode::OK).then_some("UNKNOWN"),
+    }
 }
 
 /// In the header of an answer that has nothing else.

@@ -108,6 +108,15 @@ impl Service {
             Service::Grpc(service) => service.judge(&answer, trailers.as_ref()),
         }
     }
+
+    /// Why there was no answer, or the status that a call of gRPC failed with.
+    fn failure(&self, answered: &Answered) -> Option<&'static str> {
+        match (self, answered) {
+            (_, Err(error)) => Some(error.code()),
+            (Service::Grpc(_), Ok((answer, trailers))) => grpc::failure(answer, trailers.as_ref()),
+            (Service::Http(_), Ok(_)) => None,
+        }
+    }
 }
 
 impl Guard {
@@ -144,7 +153,8 @@ impl Guard {
         let (method, url, started) = (question.method().clone(), question.uri().clone(), Instant::now());
         let answer = self.client.client().send_whole(question, self.timeout, self.max_body).await;
         if exchange.facts.trace.is_some_and(|trace| trace.records != Records::No) {
-            exchange.facts.called.push(called(span, method, &url, started, &answer));
+            let error = self.service.failure(&answer);
+            exchange.facts.called.push(called(span, method, &url, started, &answer, error));
         }
         Ok(answer)
     }
@@ -279,7 +289,14 @@ impl Filter for Guard {
     }
 }
 
-fn called(span: SpanId, method: Method, url: &::http::Uri, started: Instant, answer: &Answered) -> Called {
+fn called(
+    span: SpanId,
+    method: Method,
+    url: &::http::Uri,
+    started: Instant,
+    answer: &Answered,
+    error: Option<&'static str>,
+) -> Called {
     let authority = url.authority().map(ToString::to_string).unwrap_or_default();
     Called {
         span,
@@ -290,10 +307,7 @@ fn called(span: SpanId, method: Method, url: &::http::Uri, started: Instant, ans
         started,
         ended: Instant::now(),
         status: answer.as_ref().ok().map(|(answer, _)| answer.status().as_u16()),
-        error: match answer {
-            Ok((answer, trailers)) => grpc::failure(answer, trailers.as_ref()),
-            Err(error) => Some(error.code()),
-        },
+        error,
     }
 }
 
