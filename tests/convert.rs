@@ -161,6 +161,8 @@ fn files_that_are_none_are_refused_where_they_are_wrong() {
         ("include folder;\n", "site.conf:1:1: cannot read folder: it is no file"),
         ("include no/such.conf;\n", "site.conf:1:1: cannot read no/such.conf: No such file"),
         ("include [;\n", "site.conf:1:1: \"[\" is not a pattern"),
+        // Whoever asks, root included, may not read this.
+        ("include /proc/self/mem;\n", "site.conf:1:1: cannot read /proc/self/mem: "),
         ("events { }\n", "site.conf: there is nothing to convert"),
         ("", "site.conf: there is nothing to convert"),
         ("server { listen 443 ssl; }\n", "site.conf:1: not carried over: listen 443 ssl"),
@@ -172,6 +174,22 @@ fn files_that_are_none_are_refused_where_they_are_wrong() {
     let ran = run(home.path(), &["convert", "nginx", "none.conf"]);
     assert_eq!(ran.code, 1);
     ran.assert_says(&["none.conf: cannot read none.conf: No such file"]);
+}
+
+/// Another character in its place would be another value, and nobody would be told.
+#[test]
+fn bytes_that_are_no_utf8_are_refused_but_in_comments() {
+    let home = TempDir::new().unwrap();
+    let convert = |bytes: &[u8]| {
+        fs::write(home.path().join("site.conf"), bytes).unwrap();
+        run(home.path(), &["convert", "nginx", "site.conf"])
+    };
+    let comment = [&b"# caf\xe9\n"[..], SMALL.as_bytes()].concat();
+    convert(&comment).assert_accepted(&home);
+    let value = [&b"server {\n  add_header X-Name \"caf\xe9\";\n}\n"[..], SMALL.as_bytes()].concat();
+    let ran = convert(&value);
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{}", ran.stderr);
+    ran.assert_says(&["site.conf:2:21: this is no UTF-8"]);
 }
 
 #[test]

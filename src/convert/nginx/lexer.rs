@@ -65,6 +65,12 @@ impl<'t> Lexer<'t> {
             }
             Some(_) => Token::Word(Word { text: self.bare(), at: at.clone() }),
         };
+        // It stands for bytes that could not be read: another value than nginx's.
+        if let Token::Word(word) = &token
+            && word.text.contains(char::REPLACEMENT_CHARACTER)
+        {
+            return Err(at.refused("this is no UTF-8 (`iconv -f latin1 -t utf8` makes it so)"));
+        }
         Ok((token, at))
     }
 
