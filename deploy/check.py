@@ -1,11 +1,13 @@
 """Renders the charts with each set of values, and has what comes out judged: by the strict schemas of Kubernetes, by those
 keys that the operator of Prometheus knows, and by `tidegate check`. Values that do not exist have to be refused."""
 
+import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 
@@ -116,6 +118,15 @@ def expectations():
     # Beside a gateway with the same chart, neither alerts nor the dashboard are there twice.
     assert kinds(rendered(CHART, "-f", values("sidecar"), "--set", "monitoring.force=true")) == {"Secret"}
     control()
+    probes = {name: pod["containers"][0][name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert probes == {"startupProbe": "/readyz", "livenessProbe": "/livez", "readinessProbe": "/readyz"}, probes
+    ingress = one(default, "NetworkPolicy")["spec"]["ingress"]
+    assert [rule["from"] for rule in ingress if {"port": 9901, "protocol": "TCP"} in rule["ports"]], ingress
+    assert one(scaled, "HorizontalPodAutoscaler")["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 300
+    # Where the link to a file leads nowhere, helm renders nothing, and says nothing.
+    assert json.loads(one(default, "ConfigMap", "dashboard")["data"]["tidegate.json"]) == json.loads((ROOT / "grafana/tidegate.json").read_text())
+    rules = one(rendered(CHART, "-f", values("monitoring")), "PrometheusRule")["spec"]
+    assert rules == yaml.safe_load((ROOT / "prometheus/rules.yaml").read_text())
     # A new configuration makes new pods where that is asked for.
     annotation = lambda *args: one(rendered(CHART, "--set", "reload=rollout", *args), "Deployment")["spec"]["template"]["metadata"]["annotations"]
     assert annotation() != annotation("--set", "config.watch=true")
@@ -218,6 +229,24 @@ def packaged():
         run(["sh", "-n", str(scripts / script)], script)
 
 
+def composed():
+    """What docker/README.md promises of compose.yaml: all of it pinned, hardened, and on loopback alone."""
+    folder = ROOT.parent / "docker"
+    compose = yaml.safe_load((folder / "compose.yaml").read_text())
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True and service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"] and service["mem_limit"], name
+        assert re.search(r":v?\d+\.\d+\.\d+(-\w+)?$", service["image"]), (name, service["image"])
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), (name, service["ports"])
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert (folder / source).exists() if source.startswith(".") else source in compose["volumes"], (name, volume)
+    wanted = {"tidegate", "one", "two", "redis", "etcd", "control", "prometheus", "grafana"}
+    assert wanted <= set(compose["services"]), wanted - set(compose["services"])
+    profiles = {profile for service in compose["services"].values() for profile in service.get("profiles", [])}
+    assert profiles == {"tracing", "load"}, profiles
+
+
 def documented():
     """The values in the documentation, as a user copies them."""
     page = (ROOT.parent / "docs/how-to/kubernetes.md").read_text()
@@ -228,6 +257,15 @@ def documented():
             file.write(block)
             file.flush()
             judge(f"docs/how-to/kubernetes.md, values {number}", rendered(CHART, "-f", file.name))
+    prometheus = 0
+    for page in sorted((ROOT.parent / "docs").rglob("*.md")):
+        for block in re.findall(r"```yaml prometheus\n(.*?)```", page.read_text(), re.S):
+            prometheus += 1
+            with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
+                file.write(block)
+                file.flush()
+                run(["promtool", "check", "config", "--syntax-only", file.name], page.name)
+    assert prometheus, "no page has a block `yaml prometheus`"
 
 
 def notes():
@@ -245,6 +283,7 @@ def main():
     expectations()
     documented()
     packaged()
+    composed()
     notes()
     sets = sorted((CHART / "ci").glob("*-values.yaml"))
     for values in sets:
@@ -261,6 +300,9 @@ def main():
     assert {"name": "mtls", "containerPort": 15006} in sidecar["ports"]
     with tempfile.TemporaryDirectory() as home:
         helm("package", CHART, "-d", home)
+        with tarfile.open(next(pathlib.Path(home).glob("*.tgz"))) as packed:
+            for name, source in [("rules.yaml", "prometheus/rules.yaml"), ("tidegate.json", "grafana/tidegate.json")]:
+                assert packed.extractfile(f"tidegate/files/{name}").read() == (ROOT / source).read_bytes(), name
     for file in ["docker/gateway.yaml", "docker/conf/gateway.yaml", "docker/conf/tracing.yaml", "deploy/debian/gateway.yaml"]:
         run([TIDEGATE, "check", "-c", str(ROOT.parent / file)], file, ENVIRONMENT)
     check_config("docker/conf", "control.yaml", (ROOT.parent / "docker/conf/control.yaml").read_text()

@@ -40,6 +40,18 @@ fn expressions() -> Vec<(String, String)> {
         let (expr, _) = annotation["expr"].as_str().unwrap().rsplit_once(" > ").unwrap();
         found.push(("annotations".into(), expr.to_owned()));
     }
+    for variable in dashboard["templating"]["list"].as_array().unwrap() {
+        // The data source's is no question to Prometheus.
+        let Some(query) = variable["query"]["query"].as_str() else { continue };
+        let of = query.strip_prefix("label_values(").and_then(|of| of.strip_suffix(')'));
+        let (series, label) = of.and_then(|of| of.rsplit_once(", ")).unwrap_or_else(|| panic!("{query}"));
+        // Something has to have that label, or there is nothing to choose from.
+        let expr = match series.strip_suffix('}') {
+            Some(open) => format!("{open}, {label}!=\"\"}}"),
+            None => format!("{series}{{{label}!=\"\"}}"),
+        };
+        found.push((format!("variable {}", variable["name"]), expr));
+    }
     for (name, rule) in rules() {
         let expr = rule["expr"].as_str().unwrap();
         // Whether it holds is another question than whether there is anything to compare.

@@ -105,7 +105,7 @@ async fn names_with_underscores_are_asked_for_wherever_they_are_written() {
     assert_eq!(who(host), "app");
     let asked = async {
         while !written.iter().all(|name| names.asked().contains(*name)) {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
     };
     within_deadline("all of the names to be asked for", asked).await;
