@@ -63,7 +63,9 @@ impl State {
         let others = before.split(';').filter(|part| !part.is_empty() && !part.starts_with("th:"));
         let th = threshold.map(|threshold| format!("th:{threshold}"));
         let parts: Vec<&str> = th.as_deref().into_iter().chain(others).collect();
-        let after = parts.join(";");
+        let joined = parts.join(";");
+        // No value ends with a space: whoever reads it takes that off.
+        let after = joined.trim_end_matches(' ');
         if after == before {
             return Some(self);
         }
@@ -172,6 +174,7 @@ mod tests {
             "ot=th:8;rv:00000000000001,a=1"
         );
         assert_eq!(with("a=1,ot=th:8;x:y", None).unwrap(), "ot=x:y,a=1");
+        assert_eq!(with("a=1,ot=x: ;th:8", None).unwrap(), "ot=x:,a=1", "no value ends with a space");
         assert_eq!(with("ot=th:8", None), None);
         assert_eq!(with("other=th:8", None).unwrap(), "other=th:8");
         let full: Vec<String> = (0..32).map(|n| format!("m{n}=1")).collect();
