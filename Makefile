@@ -212,5 +212,7 @@ try: deb docs
 	deploy/try-image $(BUILT)
 
 # Static, for x86_64 and aarch64. zig is the C compiler for both.
+dist: TOOLS += python3 curl
+dist: PACKAGES += python3-venv curl
 dist: tools
 	deploy/dist $(DIST)
