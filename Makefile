@@ -15,10 +15,10 @@ CARGO ?= cargo
 TOOLS := cc c++ make perl cmake pkg-config protoc
 PACKAGES := build-essential perl cmake pkg-config protobuf-compiler
 # What the tests talk to, the browser that looks at the console and logs in, what applications in network namespaces need, what makes
-# the Python environment in which a real gRPC client and server run, what installs and runs a provider of OpenID Connect, and the shells
-# that read completions.
-TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3 chromium node npm zsh fish
-TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv chromium npm zsh fish
+# the Python environment in which a real gRPC client and server run, what installs and runs a provider of OpenID Connect, the shells
+# that read completions, and what shows manual pages.
+TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3 chromium node npm zsh fish man
+TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv chromium npm zsh fish man-db
 # Another apt may be running, as it does on a fresh machine: it is waited for.
 APT := apt-get -o DPkg::Lock::Timeout=300
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq
