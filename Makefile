@@ -91,6 +91,7 @@ docs: PACKAGES += python3
 docs: tools
 	@[ -x $(MDBOOK)/bin/mdbook ] || $(CARGO) install -q --locked --debug --root $(MDBOOK) --no-default-features --features search mdbook@$(MDBOOK_VERSION)
 	$(MDBOOK)/bin/mdbook build
+	deploy/look-at-book.py target/book
 	@echo "open target/book/index.html"
 
 build: tools
