@@ -189,7 +189,9 @@ install:
 	install -D -m 644 target/package/completions/_tidegate $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_tidegate
 	install -D -m 644 target/package/completions/tidegate.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/tidegate.fish
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tidegate LICENSE README.md CHANGELOG.md target/package/THIRD-PARTY.txt
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tidegate/examples conf/gateway.yaml conf/examples/*.yaml conf/schema.json
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tidegate/examples conf/gateway.yaml conf/examples/*.yaml conf/schema.json \
+	  deploy/prometheus/rules.yaml deploy/grafana/tidegate.json
+	install -D -m 644 deploy/systemd/tidegate.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/tidegate.conf
 	sed 's|/usr/bin/tidegate|$(PREFIX)/bin/tidegate|' deploy/systemd/tidegate.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/tidegate.service
 	sed 's|/usr/bin/tidegate|$(PREFIX)/bin/tidegate|' deploy/systemd/tidegate.socket | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/tidegate.socket
 
@@ -207,7 +209,7 @@ try: deb docs
 	lintian --fail-on error,warning $$(ls -t $(DIST)/*.deb | head -1)
 	rm -rf target/try && $(MAKE) --no-print-directory install DESTDIR=target/try PREFIX=/usr
 	target/try/usr/bin/tidegate check -c target/try/usr/share/doc/tidegate/examples/gateway.yaml
-	cd target/try/usr && ls -d bin/tidegate share/man/man1/tidegate.1.gz lib/systemd/system/tidegate.service lib/systemd/system/tidegate.socket \
+	cd target/try/usr && ls -d bin/tidegate share/man/man1/tidegate.1.gz lib/systemd/system/tidegate.service lib/systemd/system/tidegate.socket lib/sysusers.d/tidegate.conf \
 	  share/bash-completion/completions/tidegate share/zsh/site-functions/_tidegate share/fish/vendor_completions.d/tidegate.fish
 	deploy/try-systemd $$(ls -t $(DIST)/*.deb | head -1)
 	deploy/try-image $(BUILT)
