@@ -15,10 +15,10 @@ CARGO ?= cargo
 TOOLS := cc c++ make perl cmake pkg-config protoc
 PACKAGES := build-essential perl cmake pkg-config protobuf-compiler
 # What the tests talk to, the browser that looks at the console and logs in, what applications in network namespaces need, what makes
-# the Python environment in which a real gRPC client and server run, what installs and runs a provider of OpenID Connect, and the shells
-# that read completions.
-TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3 chromium node npm zsh fish
-TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv chromium npm zsh fish
+# the Python environment in which a real gRPC client and server run, what installs and runs a provider of OpenID Connect, the shells
+# that read completions, and what shows manual pages.
+TEST_TOOLS := redis-server curl openssl ip iptables setpriv python3 chromium node npm zsh fish man
+TEST_PACKAGES := redis-server curl openssl iproute2 iptables util-linux python3-venv chromium npm zsh fish man-db
 # Another apt may be running, as it does on a fresh machine: it is waited for.
 APT := apt-get -o DPkg::Lock::Timeout=300
 APT_INSTALL := DEBIAN_FRONTEND=noninteractive $(APT) install -y -qq
@@ -91,6 +91,7 @@ docs: PACKAGES += python3
 docs: tools
 	@[ -x $(MDBOOK)/bin/mdbook ] || $(CARGO) install -q --locked --debug --root $(MDBOOK) --no-default-features --features search mdbook@$(MDBOOK_VERSION)
 	$(MDBOOK)/bin/mdbook build
+	deploy/look-at-book.py target/book
 	@echo "open target/book/index.html"
 
 build: tools
@@ -188,7 +189,9 @@ install:
 	install -D -m 644 target/package/completions/_tidegate $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_tidegate
 	install -D -m 644 target/package/completions/tidegate.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/tidegate.fish
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tidegate LICENSE README.md CHANGELOG.md target/package/THIRD-PARTY.txt
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tidegate/examples conf/gateway.yaml conf/examples/*.yaml conf/schema.json
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tidegate/examples conf/gateway.yaml conf/examples/*.yaml conf/schema.json \
+	  deploy/prometheus/rules.yaml deploy/grafana/tidegate.json
+	install -D -m 644 deploy/systemd/tidegate.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/tidegate.conf
 	sed 's|/usr/bin/tidegate|$(PREFIX)/bin/tidegate|' deploy/systemd/tidegate.service | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/tidegate.service
 	sed 's|/usr/bin/tidegate|$(PREFIX)/bin/tidegate|' deploy/systemd/tidegate.socket | install -D -m 644 /dev/stdin $(DESTDIR)$(PREFIX)/lib/systemd/system/tidegate.socket
 
@@ -206,11 +209,13 @@ try: deb docs
 	lintian --fail-on error,warning $$(ls -t $(DIST)/*.deb | head -1)
 	rm -rf target/try && $(MAKE) --no-print-directory install DESTDIR=target/try PREFIX=/usr
 	target/try/usr/bin/tidegate check -c target/try/usr/share/doc/tidegate/examples/gateway.yaml
-	cd target/try/usr && ls -d bin/tidegate share/man/man1/tidegate.1.gz lib/systemd/system/tidegate.service lib/systemd/system/tidegate.socket \
+	cd target/try/usr && ls -d bin/tidegate share/man/man1/tidegate.1.gz lib/systemd/system/tidegate.service lib/systemd/system/tidegate.socket lib/sysusers.d/tidegate.conf \
 	  share/bash-completion/completions/tidegate share/zsh/site-functions/_tidegate share/fish/vendor_completions.d/tidegate.fish
 	deploy/try-systemd $$(ls -t $(DIST)/*.deb | head -1)
 	deploy/try-image $(BUILT)
 
 # Static, for x86_64 and aarch64. zig is the C compiler for both.
+dist: TOOLS += python3 curl
+dist: PACKAGES += python3-venv curl
 dist: tools
 	deploy/dist $(DIST)

@@ -247,6 +247,20 @@ def composed():
     assert profiles == {"tracing", "load"}, profiles
 
 
+def versioned():
+    """All name the version of Cargo.toml: a chart that asks for another image's tag would not start."""
+    version = tomllib.loads((ROOT.parent / "Cargo.toml").read_text())["package"]["version"]
+    docker = ROOT.parent / "docker"
+    compose = yaml.safe_load((docker / "compose.yaml").read_text())
+    found = {
+        "Chart.yaml": yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"],
+        "compose.yaml": compose["services"]["tidegate"]["image"].split(":")[1],
+        "Dockerfile": re.search(r"^ARG VERSION=(.*)$", (docker / "Dockerfile").read_text(), re.M)[1],
+        "a rendered pod": one(rendered(CHART), "Deployment")["spec"]["template"]["spec"]["containers"][0]["image"].split(":")[1],
+    }
+    assert set(found.values()) == {version}, f"Cargo.toml has {version}: {found}"
+
+
 def documented():
     """The values in the documentation, as a user copies them."""
     page = (ROOT.parent / "docs/how-to/kubernetes.md").read_text()
@@ -284,6 +298,7 @@ def main():
     documented()
     packaged()
     composed()
+    versioned()
     notes()
     sets = sorted((CHART / "ci").glob("*-values.yaml"))
     for values in sets:

@@ -6,7 +6,7 @@ import sys
 
 MACHINES = {"x86_64": 62, "aarch64": 183}
 EXECUTABLE, POSITION_INDEPENDENT = 2, 3
-INTERPRETER, DYNAMIC = 3, 2
+LOADED, DYNAMIC, INTERPRETER = 1, 2, 3
 NEEDED = 1
 
 file, machine = sys.argv[1:]
@@ -20,6 +20,8 @@ size, count = struct.unpack_from("<HH", elf, 54)
 for at in range(headers, headers + size * count, size):
     (segment,) = struct.unpack_from("<I", elf, at)
     offset, _, _, length = struct.unpack_from("<QQQQ", elf, at + 8)
+    # What a tool has cut off too much of would only crash.
+    assert segment != LOADED or offset + length <= len(elf), f"{file} ends before its last segment does"
     assert segment != INTERPRETER, f"{file} needs a dynamic linker"
     if segment == DYNAMIC:
         tags = [struct.unpack_from("<q", elf, offset + step)[0] for step in range(0, length, 16)]

@@ -386,13 +386,40 @@ fn completions_are_read_by_their_shells() {
         run("", &["completions", shell]).assert(0, "upgrade", "");
     }
     run("", &["completions", "tcsh"]).assert(2, "", "possible values");
-    // What bash would offer.
-    let script = run("", &["completions", "bash"]).stdout;
-    let asked = format!(
-        "{script}\nCOMP_WORDS=(tidegate up); COMP_CWORD=1; _tidegate tidegate up tidegate; echo \"${{COMPREPLY[@]}}\""
-    );
-    let output = std::process::Command::new("bash").args(["-c", &asked]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "upgrade");
+}
+
+/// A zsh that a terminal leads to, which writes down what stands on its line after a tab.
+const ASK_ZSH: &str = r#"
+    zmodload zsh/zpty
+    zpty shell zsh -f -i
+    zpty -w shell "fpath=(${(q)PWD} \$fpath); autoload -Uz compinit; compinit -u -D"
+    zpty -w shell "typed() { print -r -- \$BUFFER > typed; exit }; zle -N typed; bindkey '^X' typed"
+    zpty -w -n shell $'tidegate up\t\x18'
+    while zpty -r shell line; do :; done
+    cat typed
+"#;
+
+#[test]
+fn shells_complete_a_command() {
+    let home = TempDir::new().unwrap();
+    for (shell, file) in [("bash", "tidegate.bash"), ("zsh", "_tidegate"), ("fish", "tidegate.fish")] {
+        std::fs::write(home.path().join(file), run("", &["completions", shell]).stdout).unwrap();
+    }
+    let bash = "source ./tidegate.bash; COMP_WORDS=(tidegate up); COMP_CWORD=1; _tidegate tidegate up tidegate; \
+                echo \"${COMPREPLY[@]}\"";
+    let fish = "source ./tidegate.fish; complete -C 'tidegate up'";
+    for (shell, script, expected) in
+        [("bash", bash, "upgrade"), ("zsh", ASK_ZSH, "tidegate upgrade"), ("fish", fish, "upgrade\t")]
+    {
+        let output = std::process::Command::new(shell)
+            .args(["-c", script])
+            .current_dir(home.path())
+            .env("HOME", home.path())
+            .output();
+        let output = output.unwrap_or_else(|error| panic!("{shell}: {error} (`make test` installs it)"));
+        let offered = String::from_utf8_lossy(&output.stdout);
+        assert!(offered.starts_with(expected) && offered.lines().count() == 1, "{shell}: {output:?}");
+    }
 }
 
 #[test]
@@ -410,19 +437,30 @@ fn each_command_has_a_page_of_the_manual() {
     {
         assert!(page(&format!("tidegate-{command}.1")).contains(".SH SYNOPSIS"), "{command}");
     }
-    // As a reader sees it, where there is one.
-    let printed = run("", &["man"]).stdout;
-    std::fs::write(home.path().join("tidegate.1"), printed).unwrap();
-    let shown = std::process::Command::new("man")
-        .args(["-l", "--warnings", "tidegate.1"])
-        .current_dir(home.path())
-        .output();
-    if let Ok(shown) = shown.as_ref().map(|shown| String::from_utf8_lossy(&shown.stdout).into_owned())
-        && !shown.is_empty()
-    {
-        assert!(shown.contains("SIGNALS"), "{shown}");
-    }
+    assert!(run("", &["man"]).stdout.contains("SIGNALS"));
     run("", &["man", "--out", "/dev/null/no"]).assert(1, "", "/dev/null/no");
+}
+
+/// One that a minimal system has in the place of `man` shows none of it.
+#[test]
+fn each_page_of_the_manual_is_shown_without_a_warning() {
+    let home = TempDir::new().unwrap();
+    run_in(&home, &["man", "--out", "pages"], &[]).assert(0, "", "");
+    let pages = std::fs::read_dir(home.path().join("pages")).unwrap().map(|page| page.unwrap().path());
+    let pages: Vec<_> = pages.collect();
+    assert!(pages.len() > 40, "{pages:?}");
+    for page in pages {
+        let shown = std::process::Command::new("man")
+            .args(["--warnings", "--local-file"])
+            .arg(&page)
+            .envs([("LC_ALL", "C.UTF-8"), ("MANWIDTH", "80")])
+            .output();
+        let shown = shown.unwrap_or_else(|error| panic!("man: {error} (`make test` installs it)"));
+        let text = String::from_utf8_lossy(&shown.stdout);
+        let warnings = String::from_utf8_lossy(&shown.stderr);
+        assert!(shown.status.success() && warnings.is_empty(), "{}: {warnings}", page.display());
+        assert!(text.contains("SYNOPSIS") && text.contains("EXIT STATUS"), "{}: {text}", page.display());
+    }
 }
 
 #[test]
