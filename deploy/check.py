@@ -250,12 +250,14 @@ def composed():
 def versioned():
     """All name the version of Cargo.toml: a chart that asks for another image's tag would not start."""
     version = tomllib.loads((ROOT.parent / "Cargo.toml").read_text())["package"]["version"]
-    docker = ROOT.parent / "docker"
+    docker, guide = ROOT.parent / "docker", ROOT.parent / "docs/how-to/systemd.md"
     compose = yaml.safe_load((docker / "compose.yaml").read_text())
     found = {
         "Chart.yaml": yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"],
         "compose.yaml": compose["services"]["tidegate"]["image"].split(":")[1],
         "Dockerfile": re.search(r"^ARG VERSION=(.*)$", (docker / "Dockerfile").read_text(), re.M)[1],
+        "README.md": re.search(r"tidegate-([\d.]+)-x86_64-linux", (ROOT.parent / "README.md").read_text())[1],
+        "systemd.md": re.search(r"tidegate_([\d.]+)-1_amd64", guide.read_text())[1],
         "a rendered pod": one(rendered(CHART), "Deployment")["spec"]["template"]["spec"]["containers"][0]["image"].split(":")[1],
     }
     assert set(found.values()) == {version}, f"Cargo.toml has {version}: {found}"
