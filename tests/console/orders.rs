@@ -11,7 +11,8 @@ async fn a_canary_is_led_by_its_buttons() {
     page.see("section", "progressing").await;
     page.click("button", "step search").await;
     page.click_in("dialog", "button", "Step").await;
-    page.see("section", "20.0 %").await;
+    // What comes next is told before the step as well: an order given now would carry what is seen no more.
+    page.see("section", "to 30.0 %").await;
     page.click("button", "pause search").await;
     page.click_in("dialog", "button", "Pause").await;
     page.see("section", "paused").await;
@@ -35,7 +36,7 @@ async fn an_order_for_what_has_moved_shows_how_it_is_now() {
     page.see("dialog [role=alert]", "Below is how it is now").await;
     page.see("dialog dd", "20.0 %").await;
     page.click_in("dialog", "button", "Step all the same").await;
-    page.see("section", "30.0 %").await;
+    page.see("section", "to 40.0 %").await;
     page.close().await;
 }
 
