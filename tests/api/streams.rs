@@ -104,17 +104,17 @@ async fn the_tail_shows_what_is_asked_for_whatever_the_log_is_like() {
         .await;
     let mut all = open(&gateway, "/v1/access").await;
     let mut failed = open(&gateway, "/v1/access?status=5xx&route=hello&path=/hello&client=127.0.0.0/8").await;
-    let mut slow = open(&gateway, "/v1/access?min=50ms").await;
+    let mut slow = open(&gateway, "/v1/access?min=900ms").await;
     let edge = gateway.address("main");
     get(edge, "/?token=s3cret").await.assert_status(200);
     get(edge, "/hello").await.assert_status(503);
-    get(edge, "/delay/60ms").await.assert_status(200);
+    get(edge, "/delay/1s").await.assert_status(200);
     let line = all.next_of("line").await.data;
     assert_eq!((&line["path"], &line["status"], &line["route"]), (&json!("/"), &json!(200), &json!("r")));
     assert_eq!((&line["client"], &line["user_agent"]), (&json!("127.0.0.1"), &json!(null)), "{line}");
     assert!(!line.to_string().contains("s3cret"), "{line}");
     assert_eq!(failed.next_of("line").await.data["path"], "/hello");
-    assert_eq!(slow.next_of("line").await.data["path"], "/delay/60ms");
+    assert_eq!(slow.next_of("line").await.data["path"], "/delay/1s");
     for bad in ["status=6", "status=abc", "min=soon", "client=x", "sttus=5xx"] {
         let refused = get(gateway.admin(), &format!("/v1/access?{bad}")).await;
         assert_problem(&refused, 400, "bad_request");
