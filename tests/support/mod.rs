@@ -83,8 +83,13 @@ pub(crate) fn skipped(why: &str) {
 
 /// Awaits `future`; panics with `what` when the deadline passes.
 pub(crate) async fn within_deadline<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, future).await {
+    within(DEADLINE, what, future).await
+}
+
+/// Like `within_deadline`, for what may take longer or less.
+pub(crate) async fn within<T>(deadline: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(deadline, future).await {
         Ok(output) => output,
-        Err(_) => panic!("{what}: nothing within {DEADLINE:?}"),
+        Err(_) => panic!("{what}: nothing within {deadline:?}"),
     }
 }

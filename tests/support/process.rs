@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -17,7 +18,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::{own_address, within_deadline};
+use super::{DEADLINE, own_address, within, within_deadline};
+
+/// The thread that reads a configuration gives way to all others: on a machine that is busy with the load of its test and with
+/// three more tests it has a fortieth of a core.
+const RELOAD_DEADLINE: Duration = Duration::from_secs(4 * DEADLINE.as_secs());
 
 /// `tidegate run` with a configuration of its own in a temporary directory.
 pub(crate) struct Gateway {
@@ -175,25 +180,32 @@ impl Gateway {
         let before = self.process.record.borrow().stdout.len();
         self.write_config(yaml);
         self.signal(Signal::SIGHUP);
-        self.take_line("the outcome of a reload", before, |line| {
-            parse(line)["msg"].as_str().is_some_and(|message| outcomes.contains(&message))
-        })
-        .await
+        let wanted = |line: &str| {
+            line.contains(r#""msg":"configuration "#)
+                && parse(line)["msg"].as_str().is_some_and(|message| outcomes.contains(&message))
+        };
+        self.take_line("the outcome of a reload", before, RELOAD_DEADLINE, wanted).await
     }
 
     /// The first line that satisfies `wanted`, past or to come. A line is returned only once, so that waiting
     /// twice for the same message waits for it to be said twice.
     pub(crate) async fn wait_for_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        self.take_line("a log line", 0, |line| wanted(&parse(line))).await
+        self.take_line("a log line", 0, DEADLINE, |line| wanted(&parse(line))).await
     }
 
     /// Like `wait_for_line`, for a line whose `msg` is `message`.
     pub(crate) async fn wait_for_message(&self, message: &str) -> Value {
         let wanted = |line: &str| line.contains(message) && parse(line)["msg"] == message;
-        self.take_line(&format!("the log line `{message}`"), 0, wanted).await
+        self.take_line(&format!("the log line `{message}`"), 0, DEADLINE, wanted).await
     }
 
-    async fn take_line(&self, what: &str, from: usize, wanted: impl Fn(&str) -> bool) -> Value {
+    async fn take_line(
+        &self,
+        what: &str,
+        from: usize,
+        deadline: Duration,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Value {
         // Each line is looked at once, however often new ones come.
         let looked_at = AtomicUsize::new(from);
         let position = |record: &Record| {
@@ -205,9 +217,9 @@ impl Gateway {
             found
         };
         let mut record = self.process.record.clone();
-        let found =
-            within_deadline(what, record.wait_for(|record| record.closed || position(record).is_some()));
-        let record = found.await.expect("the thread that reads stdout sets `closed` before it ends");
+        let found = record.wait_for(|record| record.closed || position(record).is_some());
+        let record = within(deadline, what, found).await;
+        let record = record.expect("the thread that reads stdout sets `closed` before it ends");
         let at = position(&record).unwrap_or_else(|| panic!("{what}: the gateway ended without it"));
         self.taken.lock().unwrap().insert(at);
         parse(&record.stdout[at])
