@@ -3,7 +3,7 @@
 # make bench compare with other proxies (see bench/README.md)
 # make plugins  build the example plugins (see plugins/README.md)
 # make deploy-check  have the chart, the rules, the image and compose.yaml judged (see deploy/check)
-# make try   as root: the package, the image, an installation and the site, made and used
+# make try   as root: the package, the image, compose.yaml, an installation and the site, made and used
 # make deb   the Debian package, make dist  tarballs of static binaries, both in target/dist
 # make install PREFIX=/usr/local
 # make docs  the documentation as a site, in target/book
@@ -203,8 +203,8 @@ deb: package
 
 # As root, on Debian: what is made to be installed is made, judged and used. Half an hour on two cores, most of it compiling.
 # What needs no compiling is in deploy-check.
-try: TOOLS += lintian systemd-nspawn mmdebstrap wrk buildah podman runc
-try: PACKAGES += lintian systemd-container mmdebstrap wrk buildah podman runc
+try: TOOLS += lintian systemd-nspawn mmdebstrap wrk buildah podman runc python3 curl iptables /usr/lib/podman/netavark /usr/lib/podman/aardvark-dns
+try: PACKAGES += lintian systemd-container mmdebstrap wrk buildah podman runc python3-venv curl iptables netavark aardvark-dns
 try: deb docs
 	lintian --fail-on error,warning $$(ls -t $(DIST)/*.deb | head -1)
 	rm -rf target/try && $(MAKE) --no-print-directory install DESTDIR=target/try PREFIX=/usr
@@ -213,6 +213,7 @@ try: deb docs
 	  share/bash-completion/completions/tidegate share/zsh/site-functions/_tidegate share/fish/vendor_completions.d/tidegate.fish
 	deploy/try-systemd $$(ls -t $(DIST)/*.deb | head -1)
 	deploy/try-image $(BUILT)
+	deploy/try-compose $(BUILT)
 
 # Static, for x86_64 and aarch64. zig is the C compiler for both.
 dist: TOOLS += python3 curl
