@@ -287,8 +287,14 @@ def documented():
 def notes():
     canary = CHART / "ci/statefulset-canary-values.yaml"
     say = lambda *args: helm("install", "gateway", CHART, "--dry-run=client", "-f", canary, *args).stdout
-    many = "several replicas, and no control plane"
+    many = "each replica judges for itself"
     assert many in say("--set", "replicas=2") and many not in say()
+    # A control plane rolls out configurations; canaries are still each gateway's own.
+    assert many in say("--set", "replicas=2", "-f", CHART / "ci/control-plane-values.yaml")
+    unseen = "does not warn of canaries"
+    # Of values that are not used nothing is said.
+    mine = say("--set", "replicas=2,existingConfigMap=mine")
+    assert unseen in mine and "WARNING" not in mine and unseen not in say()
     assert "begin anew with each pod" in say("--set", "kind=Deployment")
 
 
