@@ -194,8 +194,11 @@ async fn secrets_are_not_shown() {
 async fn secrets_that_are_written_out_in_fields_of_requests_are_not_shown() {
     let routes = format!(
         "  - {{name: guarded, match: {{headers: {{x-api-key: {SECRET}}}, query: {{token: {SECRET}}}}}, upstream: users, \
-         filters: [headers: {{request: {{set: {{authorization: Bearer {SECRET}}}}}}}]}}\n  \
-         - {{name: asks, filters: [ext_auth: {{url: 'http://127.0.0.1:9/?api_key={SECRET}'}}], upstream: users}}\n"
+         filters: [headers: {{request: {{set: {{authorization: Bearer {SECRET}}}, \
+         set_if_absent: {{x-api-key: {SECRET}}}, \
+         replace: {{authorization: {{pattern: '^Basic', replacement: Bearer {SECRET}}}}}}}}}]}}\n  \
+         - {{name: asks, filters: [ext_auth: {{url: 'http://127.0.0.1:9/?api_key={SECRET}'}}], upstream: users}}\n  \
+         - {{name: tells, match: {{path: /tells}}, filters: [ext_auth: {{grpc: 'http://127.0.0.1:9', context_extensions: {{api_token: {SECRET}}}}}], upstream: users}}\n"
     );
     let check = format!("weight: 2}}], health_check: {{http: {{headers: {{authorization: {SECRET}}}}}}}}}");
     let yaml = yaml(OPEN, &routes).replace("weight: 2}]}", &check);

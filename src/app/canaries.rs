@@ -18,7 +18,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::{
     admin::journal::Journal,
     observe::{log::event, metrics::Metrics},
-    policy::canary::{Decision, Saved},
+    policy::canary::{Decision, Saved, cut},
     snapshot::{Current, Rollout, Snapshot, phase_word},
     state_file,
 };
@@ -120,8 +120,7 @@ impl Canaries {
                 event!(Warn, "canary", route = route, decision = word, weight = weight, what = decision);
             }
             Decision::Advance { .. } | Decision::Promote { .. } => {
-                // Never surer than it is.
-                let sure = (rollout.sure() * 1e5).floor() / 1e5;
+                let sure = cut(rollout.sure());
                 event!(
                     Info,
                     "canary",
@@ -132,7 +131,29 @@ impl Canaries {
                     what = decision
                 );
             }
-            _ => event!(Info, "canary", route = route, decision = word, weight = weight, what = decision),
+            _ => match rollout.status(now).outlook {
+                Some(outlook) => {
+                    let known =
+                        |count: Option<u64>| count.map_or("unknown".to_owned(), |count| count.to_string());
+                    let soon = outlook.decides_in.map(|time| time.as_secs_f64().ceil() as u64);
+                    event!(
+                        Info,
+                        "canary",
+                        route = route,
+                        decision = word,
+                        weight = weight,
+                        requirement = outlook.requirement,
+                        sure = cut(outlook.sure),
+                        needed = cut(outlook.needed),
+                        missing_requests = known(outlook.missing),
+                        decides_in_seconds = known(soon),
+                        what = decision
+                    );
+                }
+                None => {
+                    event!(Info, "canary", route = route, decision = word, weight = weight, what = decision)
+                }
+            },
         }
     }
 

@@ -580,6 +580,17 @@ impl Attempts {
         }
     }
 
+    /// The last of a body has been sent, so that the endpoint can answer.
+    pub(crate) fn has_been_sent(&mut self) {
+        if let Some(attempt) = &mut self.current
+            && attempt.asked_at.is_none()
+        {
+            // What it takes from here on is no whole time, of which the upstream's limit could learn.
+            attempt.is_timed = true;
+            attempt.can_be_answered(Instant::now());
+        }
+    }
+
     /// When to look whether the present endpoint is worth waiting for.
     pub(crate) fn look_at(&self) -> Option<Instant> {
         self.current.as_ref()?.look_at

@@ -23,7 +23,7 @@ pub use observed::{Observed, Sample};
 pub use saved::{Saved, Stale};
 pub use verdict::{
     Breach, Decision, Doubt, Event, Fault, Next, NextStep, NotYet, Outlook, Refusal, Side, TooFewRequests,
-    Unknown,
+    Unknown, cut,
 };
 
 use evidence::Pair;

@@ -208,6 +208,9 @@ impl Gateway {
                 if ctx.is_waiting() {
                     return poll_given_up(session, &ctx.deadline, Stage::Send, cx).map(Err);
                 }
+                if body.is_sent() {
+                    ctx.attempts.has_been_sent();
+                }
                 match exchange.poll_head(cx) {
                     Poll::Ready(Ok(header)) => {
                         let is_final = !header.status.is_informational()
@@ -510,7 +513,7 @@ impl Gateway {
     }
 
     /// The endpoint has been silent for a while. Where it is held to be gone, and the request may be sent again, another one is
-    /// asked; else it is waited for as long as it may take. It may be at work all the same: what changes something there is
+    /// asked; else it is waited for as long as it may take. It may be at work all the same: what is more done twice than once is
     /// sent again only where the operator has that done after a timeout.
     fn gives_up(
         &self,
@@ -522,7 +525,7 @@ impl Gateway {
         let failure = Failure::new(Stage::Head, Kind::Silent);
         let after_timeouts =
             ctx.route.as_ref().is_some_and(|route| route.retry.conditions.retries(Cause::Timeout));
-        let leaves = (session.request().method.is_safe() || after_timeouts)
+        let leaves = (session.request().method.is_idempotent() || after_timeouts)
             && ctx.attempts.had_better_leave(now)
             && ctx.tries_again(Why::Failed(failure), session, body.is_replayable(), now);
         ctx.attempts.moves_on = leaves;

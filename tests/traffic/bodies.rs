@@ -166,8 +166,7 @@ async fn what_may_not_be_sent_twice_waits() {
     served(&gateway, 8).await;
     origins[0].hold();
     let address = gateway.address("main");
-    // A method that may be repeated must not run twice at once: the first may be at work all the same.
-    let posts = ["POST", "PUT", "DELETE"]
+    let posts = ["POST", "PATCH", "POST"]
         .map(|method| tokio::spawn(crate::support::send(address, method, "/", &[], "x")));
     served(&gateway, 40).await;
     origins[0].release();
@@ -176,6 +175,27 @@ async fn what_may_not_be_sent_twice_waits() {
     }
     let posted = origins.iter().flat_map(|origin| origin.seen()).filter(|seen| seen.body == "x").count();
     assert_eq!(posted, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_things_but_may_be_repeated_leaves_a_silent_endpoint_too() {
+    for (method, body) in [("PUT", "x"), ("DELETE", "")] {
+        let origins = [Origin::start().await, Origin::start().await];
+        let endpoints: Vec<_> = origins.iter().map(|origin| origin.address).collect();
+        let gateway = gateway("", &endpoints, "outlier: {max_silence: 500ms}, tcp_user_timeout: 0s").await;
+        let address = gateway.address("main");
+        origins[0].hold();
+        for _ in 0..2 {
+            let asked = (0..20).map(|_| tokio::spawn(crate::support::send(address, method, "/", &[], body)));
+            let answers = within_deadline("all answers", futures::future::join_all(asked)).await;
+            for answer in answers {
+                answer.unwrap().assert_status(200);
+            }
+        }
+        // They alone have found it out.
+        let avoided = metric(&gateway, "tidegate_upstream_avoided", &[]).await;
+        assert_eq!(avoided, 1.0, "{method}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -99,6 +99,10 @@ async fn it_says_how_sure_it_is_and_how_many_requests_are_missing() {
     assert_eq!((&outlook["requirement"], &outlook["side"]), (&json!("success_rate"), &json!("candidate")));
     assert!(outlook["missing_requests"].as_u64().unwrap() > 10, "more than `min_requests`: {outlook}");
     assert_eq!((&outlook["sure"], &outlook["decides_in_seconds"]), (&json!(0.0), &Value::Null), "{outlook}");
+    let held = decided(&gateway, "hold").await;
+    for key in ["requirement", "sure", "needed", "missing_requests", "decides_in_seconds"] {
+        assert!(held[key].is_string(), "{key} of {held}");
+    }
     send(&gateway, 40).await;
     let outlook = shown(&gateway).await["outlook"].clone();
     let number = |key: &str| outlook[key].as_f64().unwrap_or_else(|| panic!("{key} of {outlook}"));

@@ -16,7 +16,7 @@ use crate::{
         router::Asked,
     },
     api::reply::{self, Reply},
-    policy::canary::{NextStep, OnFailure, Outlook, Require, Sample, Side},
+    policy::canary::{NextStep, OnFailure, Outlook, Require, Sample, Side, cut},
     snapshot::{Rollout, Status, phase_word},
 };
 
@@ -160,8 +160,6 @@ impl Canary {
 
 impl OutlookView {
     fn of(outlook: &Outlook) -> OutlookView {
-        // To the thousandth of a per cent, and never surer than it is.
-        let cut = |share: f64| (share * 1e5).floor() / 1e5;
         OutlookView {
             requirement: outlook.requirement,
             sure: cut(outlook.sure),

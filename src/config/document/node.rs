@@ -157,6 +157,24 @@ impl Node {
         (at, Some(node))
     }
 
+    /// The node at `path`, or the nearest above it that exists.
+    pub(crate) fn nearest(&self, path: &Path) -> &Node {
+        let mut node = self;
+        for segment in path.segments() {
+            let Some((_, next)) = node.child(segment) else { break };
+            node = next;
+        }
+        node
+    }
+
+    /// Each scalar at or below it in which `${...}` was expanded.
+    pub(crate) fn expanded<'n>(&'n self, found: &mut Vec<&'n Scalar>) {
+        match &self.value {
+            Value::Scalar(scalar) if scalar.is_expanded() => found.push(scalar),
+            _ => self.children().for_each(|child| child.expanded(found)),
+        }
+    }
+
     /// The place and the node of one entry.
     pub(crate) fn child(&self, segment: &Segment) -> Option<(At, &Node)> {
         match (&self.value, segment) {
@@ -346,6 +364,20 @@ impl Scalar {
     /// Whether `${...}` was expanded in it.
     pub(crate) fn is_expanded(&self) -> bool {
         self.raw.as_ref().is_some_and(|raw| raw.contains("${"))
+    }
+
+    /// Whether `words` quote something of what it was expanded to. A piece gives it away, too, and stays the same where the rest is
+    /// escaped.
+    pub(crate) fn is_quoted_in(&self, words: &str) -> bool {
+        const PIECE: usize = 8;
+        // So little is no secret, and in many a word.
+        const LEAST: usize = 4;
+        let text = self.text.trim();
+        if text.len() <= PIECE {
+            return text.len() >= LEAST && words.contains(text);
+        }
+        let pieces = words.char_indices().filter_map(|(at, _)| words.get(at..at + PIECE));
+        pieces.into_iter().any(|piece| text.contains(piece))
     }
 
     pub(crate) fn is_secret(&self) -> bool {

@@ -23,7 +23,7 @@ pub struct Problem {
 impl Problem {
     /// A problem of the configuration as a whole, or of something outside its files.
     pub fn new(message: impl Into<String>) -> Self {
-        let message = without_passwords(message.into());
+        let message = cut(without_passwords(message.into()));
         Problem {
             location: None,
             path: Path::default(),
@@ -113,6 +113,18 @@ impl fmt::Display for Problem {
 }
 
 impl Error for Problem {}
+
+/// Without its middle where a quote makes it long: what is wrong with the quoted stands behind it.
+fn cut(message: String) -> String {
+    const MOST: usize = 2000;
+    const END: usize = 500;
+    if message.len() <= MOST {
+        return message;
+    }
+    let start = message.floor_char_boundary(MOST - END);
+    let end = message.ceil_char_boundary(message.len() - END);
+    format!("{} [...] {}", &message[..start], &message[end..])
+}
 
 /// Whatever is quoted, and whoever quotes it: a URL may stand at any place, and has a password in it at any.
 fn without_passwords(text: String) -> String {

@@ -10,7 +10,18 @@ use crate::config::document::{
 };
 
 /// The maps whose keys are names of fields of requests, and whose values are theirs.
-const FIELDS: [&str; 6] = ["set", "add", "append", "headers", "query", "metadata"];
+const FIELDS: [&str; 10] = [
+    "set",
+    "set_if_absent",
+    "add",
+    "append",
+    "replace",
+    "headers",
+    "query",
+    "metadata",
+    "context_extensions",
+    "parameters",
+];
 /// The maps that only compare.
 const MATCHES: [&str; 3] = ["match", "when", "unless"];
 

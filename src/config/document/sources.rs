@@ -15,7 +15,7 @@ use crate::config::{
         collect::{Start, collect},
         defaults::{self, DEFAULTS},
         effective::Effective,
-        node::{At, Node, Scalar, Value, shortened},
+        node::{At, Node, Value, shortened},
         omissions::Gaps,
         problem::{Path, Problem, Segment},
         secrets,
@@ -62,20 +62,45 @@ impl Sources {
 
     /// A problem with what stands at `path`, or would stand there: it points at the nearest that exists.
     pub fn problem(&self, path: &Path, message: impl Into<String>) -> Problem {
+        self.told(path, message.into(), None)
+    }
+
+    /// The same, with what to do about it.
+    pub fn problem_with_hint(
+        &self,
+        path: &Path,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Problem {
+        self.told(path, message.into(), Some(hint.into()))
+    }
+
+    /// Either may quote the value, or one below it, and what that was expanded to may be a secret.
+    fn told(&self, path: &Path, message: String, hint: Option<String>) -> Problem {
         let path = self.place_of(path);
-        let (at, node) = self.root.find(&path);
-        // The message may quote the value, and what it was expanded to may be a secret.
-        let message = message.into();
-        let may_tell = |scalar: &Scalar| {
-            scalar.raw.is_none() || !scalar.is_expanded() && !message.contains(&scalar.text)
-        };
-        let message = match node.map(|node| &node.value) {
-            Some(Value::Scalar(scalar)) if !may_tell(scalar) => {
-                format!("what `{}` stands for is not valid here", shortened(scalar.written()))
+        let (at, _) = self.root.find(&path);
+        let nearest = self.root.nearest(&path);
+        let mut expanded = Vec::new();
+        nearest.expanded(&mut expanded);
+        let quotes = |words: &str| expanded.iter().copied().find(|scalar| scalar.is_quoted_in(words));
+        let unspoken = match &nearest.value {
+            Value::Scalar(scalar) => {
+                let may_tell =
+                    scalar.raw.is_none() || !scalar.is_expanded() && !message.contains(&scalar.text);
+                (!may_tell).then_some(scalar)
             }
-            _ => message,
+            _ => quotes(&message),
         };
-        Problem::new(message).at(locate(&self.names, at)).path(path)
+        let hint = hint.filter(|hint| quotes(hint).is_none());
+        let message = match unspoken {
+            Some(scalar) => format!("what `{}` stands for is not valid here", shortened(scalar.written())),
+            None => message,
+        };
+        let problem = Problem::new(message).at(locate(&self.names, at)).path(path);
+        match hint {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        }
     }
 
     /// The same where `message` holds nothing of the value, whatever that is.

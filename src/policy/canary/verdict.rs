@@ -311,6 +311,11 @@ impl fmt::Display for Percent {
     }
 }
 
+/// For programs and the log: to the thousandth of a per cent, and never surer than it is.
+pub fn cut(share: f64) -> f64 {
+    (share * 1e5).floor() / 1e5
+}
+
 /// Never surer than it is: cut off, not rounded.
 pub(super) struct Sure(pub(super) f64);
 

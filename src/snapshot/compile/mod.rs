@@ -305,7 +305,7 @@ impl Compiler<'_> {
     }
 
     fn refuse_with_hint(&mut self, at: &Path, message: impl Into<String>, hint: impl Into<String>) {
-        let problem = self.sources.problem(at, message).hint(hint);
+        let problem = self.sources.problem_with_hint(at, message, hint);
         self.problems.push(problem);
     }
 
@@ -329,7 +329,7 @@ impl Compiler<'_> {
     }
 
     fn warn(&mut self, name: &'static str, at: &Path, message: impl Into<String>, hint: impl Into<String>) {
-        let problem = self.sources.problem(at, message).hint(hint);
+        let problem = self.sources.problem_with_hint(at, message, hint);
         self.warnings.push(problem.named(name));
     }
 

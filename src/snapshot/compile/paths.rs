@@ -62,7 +62,8 @@ impl Compiler<'_> {
         is_beside: impl Fn(usize) -> bool,
     ) -> Option<String> {
         let reach = Reach::of(&route.matching);
-        let chains = listener.filters.iter().chain(&route.filters);
+        let of_variants = route.split.iter().flat_map(|split| &split.to).flat_map(|variant| &variant.filters);
+        let chains = listener.filters.iter().chain(&route.filters).chain(of_variants);
         if let Some(name) = chains.filter_map(|step| self.bound_filter(step, &reach, 0)).next() {
             return Some(format!("the filter `{name}` beside them is bound to a path"));
         }

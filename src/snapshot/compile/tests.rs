@@ -203,6 +203,38 @@ fn routes_of_listeners_that_share_none_may_have_the_same_match() {
     check(&all, &["this route can never match"]).unwrap();
 }
 
+/// It may be a secret, or a file that its reader may not see.
+#[test]
+fn what_a_variable_stands_for_is_told_nowhere() {
+    let value = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let variable = "${env:CARGO_MANIFEST_DIR}";
+    for wrong in [
+        format!("upstreams: {{u: {{endpoints: ['{variable}']}}}}"),
+        format!("upstreams: {{u: {{endpoints: [{{address: '{variable}'}}]}}}}"),
+        format!("upstreams: {{u: {{endpoints: ['a:1'], health_check: {{http: {{path: 'x{variable}'}}}}}}}}"),
+        format!("routes: [{{match: {{path: {{regex: '({variable}'}}}}, respond: {{}}}}]"),
+        format!("routes: [{{match: {{path: {{template: '{variable}/{{a'}}}}, respond: {{}}}}]"),
+        format!("routes: [{{match: {{headers: {{x-key: {{regex: '({variable}'}}}}}}, respond: {{}}}}]"),
+    ] {
+        let text = format!("listeners: [{{address: '127.0.0.1:0'}}]\n{wrong}\n");
+        let found =
+            parse(&text, "g.yaml").and_then(|loaded| compile(loaded, &crate::filter::Live::offline()));
+        let Err(problems) = found else { panic!("{wrong} is fine") };
+        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert!(!told.concat().contains(&value), "{told:?}");
+        assert!(told.iter().any(|told| told.contains(variable)), "{told:?}");
+    }
+}
+
+#[test]
+fn a_long_quote_is_cut() {
+    let long = "(".repeat(5000);
+    let text = format!("routes: [{{match: {{path: {{regex: '{long}'}}}}, respond: {{}}}}]\n");
+    let found = problems(&format!("listeners: [{{address: '127.0.0.1:0'}}]\n{text}"));
+    assert!(found.iter().any(|told| told.contains("unclosed group")), "{found:?}");
+    assert!(found.iter().all(|told| told.len() < 2100), "{found:?}");
+}
+
 #[test]
 fn a_guard_for_some_methods_beside_a_wider_route_without_it_is_warned_of() {
     let routes = |guarded: &str, wider: &str| {

@@ -240,6 +240,11 @@ mod tests {
         assert_ne!(client("2001:db8:0:1::1"), client("2001:db8:0:2::1"));
         assert_eq!(client("::ffff:192.0.2.1"), client("192.0.2.1"));
         assert_ne!(client("192.0.2.1"), client("192.0.2.2"));
+        let made = |ip: &str| {
+            values("'{client_ip} {method}'", &Facts { client: ip.parse().unwrap(), ..Facts::default() }, &[])
+        };
+        assert_eq!(made("2001:db8:0:1::1"), made("2001:db8:0:1:ffff::2"));
+        assert_ne!(made("2001:db8:0:1::1"), made("2001:db8:0:2::1"));
     }
 
     #[test]

@@ -77,7 +77,7 @@ const OF_A_NAME: [&str; 7] = ["query", "header", "cookie", "claim", "path", "pro
 pub(super) enum Repeated {
     /// As one list, `a, b`.
     Joined,
-    /// Only the upstream knows which of them it will believe.
+    /// In a key: only the upstream knows which of them it will believe.
     Empty,
 }
 
@@ -232,6 +232,10 @@ impl Placeholder {
             Placeholder::Route => facts.route.as_deref().unwrap_or_default().into(),
             Placeholder::Upstream => facts.upstream.as_deref().unwrap_or_default().into(),
             Placeholder::Listener => facts.listener.as_deref().unwrap_or_default().into(),
+            // Whoever has one address of an IPv6 network has all, and is no more than one.
+            Placeholder::ClientIp if matches!(repeated, Repeated::Empty) => {
+                facts.ipv6_prefix.block(facts.client).to_string().into()
+            }
             Placeholder::ClientIp => facts.client.to_string().into(),
             Placeholder::Peer => facts.caller.as_ref().map_or("", |caller| caller.name()).into(),
             Placeholder::RequestId => facts.request_id.as_deref().unwrap_or_default().into(),
