@@ -10,9 +10,12 @@ use super::{
     route::Route,
     scope::Scope,
     values::Values,
-    world::World,
+    world::{World, filter},
 };
-use crate::convert::draft::{Map, Node};
+use crate::convert::{
+    draft::{Map, Node},
+    fields,
+};
 
 pub(super) struct Site<'f> {
     pub(super) label: String,
@@ -20,6 +23,8 @@ pub(super) struct Site<'f> {
     pub(super) values: Values,
     pub(super) is_tls: Option<bool>,
     pub(super) locations: Vec<Location<'f>>,
+    /// These hosts are of guarded servers whose names no route can have.
+    pub(super) refused_hosts: Vec<String>,
 }
 
 /// Where a rewrite leads is not known, or cannot be said, and may be guarded.
@@ -35,6 +40,11 @@ impl<'f> Site<'f> {
             is_server: true,
         };
         let mut phase = Phase::read(&block, world);
+        let refusals = self.refused_hosts.iter().map(|pattern| {
+            let host = Map::new().with("host", Map::new().with("regex", fields::literal(pattern)));
+            filter("respond", Map::new().with("status", 403)).with("when", Map::new().with("headers", host))
+        });
+        phase.filters.splice(..0, refusals);
         let pages = self.pages(&self.scope, world);
         phase.filters.iter_mut().for_each(|filter| pages.dress_inside(filter));
         // Every route begins with these.
