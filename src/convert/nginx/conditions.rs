@@ -1,7 +1,7 @@
 //! `if`: what a filter's `when` and `unless` can say of it.
 
 use super::{
-    maps::{How, Mapping, holds},
+    maps::{self, How, Mapping, holds},
     parser::Directive,
     values::{Piece, pieces},
     world::World,
@@ -89,6 +89,11 @@ fn compared(variable: &str, sign: &str, text: &str, world: &World<'_>) -> Result
         _ => return Err(format!("{sign:?} compares nothing here")),
     };
     let matching = holds(variable, &how)?;
+    if variable == "request_method" && !is_meant && maps::means_get_alone(&how) {
+        // GET means HEAD as well in a match, and not in nginx.
+        let head = holds(variable, &How::Text { text: "HEAD", is_caseless: false })?;
+        return Ok(vec![When::HoldsNot(matching), When::Holds(head)]);
+    }
     Ok(vec![if is_meant { When::Holds(matching) } else { When::HoldsNot(matching) }])
 }
 
