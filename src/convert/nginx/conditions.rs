@@ -41,6 +41,21 @@ pub(super) fn read(directive: &Directive, world: &World<'_>) -> Result<Vec<When>
     }
 }
 
+/// How its value is compared in another way than nginx does.
+pub(super) fn difference(directive: &Directive) -> Option<&'static str> {
+    let words = words(directive)?;
+    match words.first()?.trim_start_matches('$') {
+        name if name.starts_with("arg_") => Some(
+            "a guard that asks for the value of a parameter: its name has a case here, its value is decoded, and any will do where it comes twice",
+        ),
+        "http_host" => Some("a guard that asks for a host: its case and port do not matter here"),
+        name if name.starts_with("http_") && words.len() == 2 => {
+            Some("a guard that asks for a field that is empty: here it is absent, or has any text")
+        }
+        _ => None,
+    }
+}
+
 /// What stands in the brackets. An empty text in quotes is no word.
 pub(super) fn words(directive: &Directive) -> Option<Vec<&str>> {
     let mut words: Vec<&str> = directive.texts().collect();

@@ -154,7 +154,14 @@ impl Phase {
             // `https_redirect` asks by itself.
             (true, None) if directive.inside().iter().all(is_to_same_place) => None,
             _ => match conditions::read(directive, world) {
-                Ok(whens) => Some(whens),
+                Ok(whens) => {
+                    if let Some(how) = conditions::difference(directive)
+                        && directive.inside().iter().any(guards::refuses)
+                    {
+                        world.notes.differ(directive, how);
+                    }
+                    Some(whens)
+                }
                 Err(why) => return self.unsaid(directive, why, world),
             },
         };
@@ -383,6 +390,20 @@ mod tests {
             let (file, _) = of_location(open);
             assert!(file.contains("upstream:") && !file.contains("status: 403"), "{open}: {file}");
         }
+    }
+
+    #[test]
+    fn a_guard_that_compares_a_value_in_another_way_is_named() {
+        for (guard, how) in [
+            ("if ($arg_tok != x) { return 403; }", "of a parameter: "),
+            ("if ($http_x = \"\") { return 403; }", "a field that is empty: "),
+            ("if ($http_host != a.example) { return 403; }", "a host: "),
+        ] {
+            let (file, _) = of_location(guard);
+            assert!(file.contains("# Not quite the same: ") && file.contains(how), "{guard}: {file}");
+        }
+        let (file, _) = of_location("if ($http_x = a) { return 403; } if ($arg_tok) { return 302 /x; }");
+        assert!(!file.contains("Not quite the same"), "{file}");
     }
 
     #[test]
