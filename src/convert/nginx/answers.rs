@@ -44,7 +44,8 @@ pub(super) fn read(directive: &Directive, block: &Block<'_, '_>) -> Result<End, 
             let to = block.values.filled(text, Purpose::Url).and_then(|to| redirect(to, code));
             to.map_err(|why| (why, status(404)))
         }
-        200..=599 => {
+        // nginx's own: it closes the connection.
+        code if code != 444 && (200..=599).contains(&code) => {
             let mut respond = Map::new().with("status", code);
             if text.is_empty() {
                 return Ok(End::Respond(respond));
@@ -94,4 +95,20 @@ fn content_type(block: &Block<'_, '_>) -> String {
     let found = of_extension.unwrap_or_else(default);
     let is_writable = !found.is_empty() && found.bytes().all(|byte| (b' '..=b'~').contains(&byte));
     if is_writable { found } else { "text/plain" }.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::nginx::converted;
+
+    #[test]
+    fn a_connection_closed_without_an_answer_is_400_and_named() {
+        for inside in
+            ["return 444;", "location / { return 444; }", "location / { if ($http_x = a) { return 444; } }"]
+        {
+            let (file, left) = converted(&format!("server {{ listen 80; {inside} }}"));
+            assert!(file.contains("status: 400") && !file.contains("status: 444"), "{file}");
+            assert!(left.contains("a.conf:1: not carried over: return 444 ("), "{left}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! `if`: what a filter's `when` and `unless` can say of it.
 
 use super::{
-    maps::{How, Mapping, holds},
+    maps::{self, How, Mapping, holds},
     parser::Directive,
     values::{Piece, pieces},
     world::World,
@@ -38,6 +38,21 @@ pub(super) fn read(directive: &Directive, world: &World<'_>) -> Result<Vec<When>
         [variable, sign] if matches!(*sign, "=" | "!=") => compared(&name(variable)?, sign, "", world),
         [variable, sign, text] => compared(&name(variable)?, sign, text, world),
         _ => Err("its condition is not understood".to_owned()),
+    }
+}
+
+/// How its value is compared in another way than nginx does.
+pub(super) fn difference(directive: &Directive) -> Option<&'static str> {
+    let words = words(directive)?;
+    match words.first()?.trim_start_matches('$') {
+        name if name.starts_with("arg_") => Some(
+            "a guard that asks for the value of a parameter: its name has a case here, its value is decoded, and any will do where it comes twice",
+        ),
+        "http_host" => Some("a guard that asks for a host: its case and port do not matter here"),
+        name if name.starts_with("http_") && words.len() == 2 => {
+            Some("a guard that asks for a field that is empty: here it is absent, or has any text")
+        }
+        _ => None,
     }
 }
 
@@ -89,6 +104,11 @@ fn compared(variable: &str, sign: &str, text: &str, world: &World<'_>) -> Result
         _ => return Err(format!("{sign:?} compares nothing here")),
     };
     let matching = holds(variable, &how)?;
+    if variable == "request_method" && !is_meant && maps::means_get_alone(&how) {
+        // GET means HEAD as well in a match, and not in nginx.
+        let head = holds(variable, &How::Text { text: "HEAD", is_caseless: false })?;
+        return Ok(vec![When::HoldsNot(matching), When::Holds(head)]);
+    }
     Ok(vec![if is_meant { When::Holds(matching) } else { When::HoldsNot(matching) }])
 }
 

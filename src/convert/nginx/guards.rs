@@ -54,6 +54,12 @@ pub(super) fn first_of(block: &[Directive]) -> Option<&Directive> {
     })
 }
 
+/// The same for a server, with its locations.
+pub(super) fn is_within(block: &[Directive]) -> bool {
+    let mut locations = block.iter().filter(|one| one.name == "location");
+    first_of(block).is_some() || locations.any(|one| is_within(one.inside()))
+}
+
 #[cfg(test)]
 mod tests {
     use crate::convert::nginx::converted;

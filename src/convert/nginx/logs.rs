@@ -16,6 +16,9 @@ pub(super) fn access(http: &Scope<'_>, world: &mut World<'_>) -> Option<Map> {
     let logs = http.all("access_log");
     let log = logs.first()?;
     logs[1..].iter().for_each(|other| world.notes.leave(other, "there is one access log for all routes"));
+    if let Some(when) = log.texts().find(|text| text.starts_with("if=")) {
+        world.notes.leave_in_part(log, format!("`{when}`: all requests are logged: see `log.access.when`"));
+    }
     if log.first() == "off" {
         return Some(Map::new().with("to", "off"));
     }
@@ -101,4 +104,17 @@ fn template(format: &str) -> Result<String, String> {
         template.push_str(field);
     }
     Ok(template.replace("${", "$${"))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::nginx::converted;
+
+    #[test]
+    fn a_condition_of_the_log_is_named() {
+        let (_, left) = converted(
+            "http { access_log /dev/stdout combined if=$loggable; server { listen 80; return 204; } }",
+        );
+        assert!(left.contains("access_log /dev/stdout combined if=$loggable (`if=$loggable`: "), "{left}");
+    }
 }

@@ -151,9 +151,19 @@ fn of_field(kind: &str, name: &str, value: Node) -> Map {
     Map::new().with(kind, Map::new().with(name, value))
 }
 
-/// GET means HEAD as well in a match, and not in nginx; whoever asks for GET alone is rare, and means both.
+/// GET means HEAD as well in a match, and not in nginx: where it is about others than GET, conditions name HEAD besides.
 fn methods(found: &[&str]) -> Map {
     Map::new().with("methods", list(found.iter().copied()))
+}
+
+/// Whether HEAD is none of these methods, and GET is one.
+pub(super) fn means_get_alone(how: &How<'_>) -> bool {
+    let found = match how {
+        How::Text { text, .. } => vec![*text],
+        How::Regex { pattern, .. } => alternatives(pattern).unwrap_or_default(),
+        How::Truth => Vec::new(),
+    };
+    found.contains(&"GET") && !found.contains(&"HEAD")
 }
 
 pub(super) fn is_method(text: &str) -> bool {

@@ -1,6 +1,12 @@
 //! `listen` and `server_name`: which addresses there are, and whose requests a server takes.
 
-use super::{notes::Notes, parser::Directive, scope::Scope};
+use super::{
+    confined::{escaped, widened},
+    notes::Notes,
+    parser::Directive,
+    patterns,
+    scope::Scope,
+};
 
 /// One address that a server listens on.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,7 +139,7 @@ pub(super) fn hosts(scope: &Scope<'_>, notes: &mut Notes) -> Vec<String> {
                     notes.leave(
                         directive,
                         format!(
-                            "{name:?} is an expression, and hosts are names here: name those that it means"
+                            "{name:?} is an expression, and hosts are names here: name those that it means, since they get the default server"
                         ),
                     );
                     continue;
@@ -143,7 +149,7 @@ pub(super) fn hosts(scope: &Scope<'_>, notes: &mut Notes) -> Vec<String> {
                     None if is_host(name.strip_prefix("*.").unwrap_or(name)) => vec![name.to_owned()],
                     _ => {
                         notes
-                            .leave(directive, format!("{name:?} is no name that a route's `hosts` can have"));
+                            .leave(directive, format!("{name:?} is no name that a route's `hosts` can have: name those that it means, since they get the default server"));
                         continue;
                     }
                 },
@@ -156,6 +162,18 @@ pub(super) fn hosts(scope: &Scope<'_>, notes: &mut Notes) -> Vec<String> {
         }
     }
     hosts
+}
+
+/// What a field `host` is where a name that no `hosts` can have may mean it.
+pub(super) fn expressions(scope: &Scope<'_>) -> Vec<String> {
+    let names = scope.own().iter().filter(|one| one.name == "server_name").flat_map(Directive::texts);
+    let of_name = |name: &str| match (name.strip_prefix('~'), name.strip_suffix(".*")) {
+        // Without its end, as a port may stand behind it.
+        (Some(pattern), _) => patterns::regex(&widened(pattern.trim_end_matches('$')), true).ok(),
+        (None, Some(name)) if is_host(name) => patterns::regex(&format!("^{}[.]", escaped(name)), true).ok(),
+        _ => None,
+    };
+    names.filter_map(of_name).filter(|pattern| !pattern.contains('$')).collect()
 }
 
 pub(super) fn is_host(name: &str) -> bool {

@@ -140,7 +140,10 @@ fn with_regexes<'f>(
                 Confined::Is(pattern) => pattern,
                 Confined::Never => continue,
                 // It takes paths of others then, which is better than to let clients in.
-                Confined::Unknown if is_guarded => pattern.clone(),
+                Confined::Unknown if is_guarded => {
+                    notes.differ(location.directive, UNCONFINED);
+                    pattern.clone()
+                }
                 Confined::Unknown => {
                     notes.differ(location.directive, UNASKED);
                     continue;
@@ -151,6 +154,9 @@ fn with_regexes<'f>(
     }
     to.push(location);
 }
+
+const UNCONFINED: &str =
+    "a guarded expression that may take its paths and others is asked before it, for all paths";
 
 const UNASKED: &str = "an expression that may take its paths and others is not asked before a prefix that lies within one of `^~`, or of nested expressions";
 

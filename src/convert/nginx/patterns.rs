@@ -89,6 +89,14 @@ pub(super) fn whole(pattern: &str) -> String {
     }
 }
 
+/// Whether the expression may find a path that begins so, or is just that.
+pub(super) fn may_take(pattern: &str, start: &str, is_whole: bool) -> bool {
+    if is_whole {
+        return Regex::new(pattern).map_or(true, |regex| regex.is_match(start));
+    }
+    literal_start(pattern).is_none_or(|found| found.starts_with(start) || start.starts_with(&found))
+}
+
 /// The literal text that all paths begin with that the expression matches.
 pub(super) fn literal_start(pattern: &str) -> Option<String> {
     let rest = pattern.strip_prefix('^')?;

@@ -92,13 +92,18 @@ impl Rewrite {
         Ok((PathMatch::Template(captures.template), groups))
     }
 
-    /// The paths that are changed, and the filter that does it for all of these.
-    pub(super) fn detour(&self, values: &Values) -> Result<(PathMatch, Map), String> {
+    /// The filter that changes all paths of a route to another location.
+    pub(super) fn detour(&self, values: &Values) -> Result<Map, String> {
         if self.replacement.contains('?') || self.drops_query {
             return Err("a rewrite to another location keeps the query here".to_owned());
         }
-        let regex = self.regex(values)?;
-        Ok((PathMatch::Regex(self.pattern.clone()), filter("rewrite", Map::new().with("regex", regex))))
+        Ok(filter("rewrite", Map::new().with("regex", self.regex(values)?)))
+    }
+
+    /// Whether it may find a path that this one has made.
+    pub(super) fn may_follow(&self, other: &Rewrite) -> bool {
+        let (start, is_whole) = other.start();
+        patterns::may_take(&self.pattern, &start, is_whole)
     }
 
     /// The filter that changes the paths that the expression finds, and leaves others alone.

@@ -7,11 +7,12 @@ use super::{
     answers::{self, End, is_to_same_place},
     conditions::{self, When},
     guards,
+    maps::Mapping,
     parser::{Directive, Seen},
     patterns::PathMatch,
     rewrite::Rewrite,
     scope::Scope,
-    values::{Purpose, Values},
+    values::{Piece, Purpose, Values, pieces},
     world::World,
 };
 use crate::convert::draft::Map;
@@ -30,21 +31,30 @@ pub(super) struct Phase {
     pub(super) changed: Option<String>,
     pub(super) detours: Vec<Detour>,
     pub(super) end: Option<End>,
+    /// Without a flag: what stands behind them in the block sees the paths that they make.
+    open: Vec<Rewrite>,
 }
 
 /// Requests for these paths leave the location.
 pub(super) struct Detour {
     pub(super) paths: PathMatch,
     pub(super) lead: Lead,
+    /// What stands behind it in the block holds for its paths as well.
+    goes_on: bool,
 }
 
 pub(super) enum Lead {
     Away(End),
     /// To another location, with the path changed by this filter; new paths begin with `start`, or are just that.
     To {
-        change: Map,
+        change: Result<Map, String>,
         start: String,
         is_whole: bool,
+        directive: Directive,
+    },
+    /// Nowhere that is known: these are refused.
+    Closed {
+        why: String,
         directive: Directive,
     },
 }
@@ -64,9 +74,10 @@ pub(super) struct Block<'b, 'f> {
 impl Phase {
     pub(super) fn read(block: &Block<'_, '_>, world: &mut World<'_>) -> Phase {
         let mut phase = Phase::default();
-        for directive in block.scope.own() {
+        let own = block.scope.own();
+        for (index, directive) in own.iter().enumerate() {
             match directive.name.as_str() {
-                "return" => match answers::read(directive.read(), block) {
+                "return" => match phase.answer(directive, block, world) {
                     Ok(end) => {
                         // Where a path may end in anything.
                         let has_types =
@@ -85,7 +96,8 @@ impl Phase {
                     }
                 },
                 "rewrite" => {
-                    if let Err(why) = phase.rewrite(directive.read(), None, block) {
+                    let is_broken = own[index + 1..].iter().any(|one| one.name == "break");
+                    if let Err(why) = phase.rewrite(directive.read(), None, is_broken, block) {
                         world.notes.leave(directive, why);
                     }
                 }
@@ -101,13 +113,30 @@ impl Phase {
                 _ => {}
             }
             if phase.end.is_some() {
+                phase.detours.retain(|detour| !detour.goes_on);
                 break;
             }
         }
         phase
     }
 
+    fn answer(
+        &self,
+        directive: &Directive,
+        block: &Block<'_, '_>,
+        world: &World<'_>,
+    ) -> Result<End, (String, End)> {
+        if !self.open.is_empty() && !guards::refuses(directive) && goes_by_path(directive, world) {
+            return Err((CHANGED.to_owned(), End::Respond(Map::new().with("status", 404))));
+        }
+        answers::read(directive.read(), block)
+    }
+
     fn condition(&mut self, directive: &Directive, block: &Block<'_, '_>, world: &mut World<'_>) {
+        let rewrites = || directive.inside().iter().any(|inner| inner.name == "rewrite");
+        if !self.open.is_empty() && (goes_by_path(directive, world) || rewrites()) {
+            return self.unsaid(directive, CHANGED.to_owned(), world);
+        }
         let is_plain_only = match conditions::words(directive).as_deref() {
             Some([variable, sign, text]) => {
                 [["$scheme", "=", "http"], ["$scheme", "!=", "https"], ["$https", "!=", "on"]]
@@ -125,7 +154,14 @@ impl Phase {
             // `https_redirect` asks by itself.
             (true, None) if directive.inside().iter().all(is_to_same_place) => None,
             _ => match conditions::read(directive, world) {
-                Ok(whens) => Some(whens),
+                Ok(whens) => {
+                    if let Some(how) = conditions::difference(directive)
+                        && directive.inside().iter().any(guards::refuses)
+                    {
+                        world.notes.differ(directive, how);
+                    }
+                    Some(whens)
+                }
                 Err(why) => return self.unsaid(directive, why, world),
             },
         };
@@ -151,7 +187,7 @@ impl Phase {
                     .flatten()
                     .map(Some)
                     .chain(whens.is_none().then_some(None))
-                    .try_for_each(|when| self.rewrite(inner.read(), when, block)),
+                    .try_for_each(|when| self.rewrite(inner.read(), when, false, block)),
                 "break" if directive.inside().len() > 1 => Ok(()),
                 _ => {
                     Err("it stands under `if`, which can answer, redirect and rewrite here, and nothing more"
@@ -185,37 +221,59 @@ impl Phase {
         &mut self,
         directive: &Directive,
         when: Option<&When>,
+        is_broken: bool,
         block: &Block<'_, '_>,
     ) -> Result<(), String> {
         let rewrite = Rewrite::read(directive)?;
+        self.close_before(&rewrite, directive);
         if rewrite.is_redirect() {
             return self.away(&rewrite, when, block);
         }
         if when.is_some() {
             return Err("under `if`, a rewrite can only redirect here".to_owned());
         }
-        let ends = matches!(rewrite.flag.as_str(), "last" | "break");
-        if block.is_server || rewrite.flag == "last" {
-            let (paths, change) = rewrite.detour(block.values)?;
-            let (start, is_whole) = rewrite.start();
-            let lead = Lead::To { change, start, is_whole, directive: directive.clone() };
-            self.detours.push(Detour { paths, lead });
-            return Ok(());
-        }
-        let mut change = rewrite.change(block.values)?;
-        if let Some(changed) = &self.changed {
-            change.set("unless", Map::new().with("path", Map::new().with("regex", fields::literal(changed))));
-        }
-        self.changes.push(change);
-        if ends {
+        let goes_on = rewrite.flag.is_empty();
+        let stays = !block.is_server && (rewrite.flag == "break" || goes_on && is_broken);
+        if stays {
+            let mut change = rewrite.change(block.values)?;
+            if let Some(changed) = &self.changed {
+                change.set(
+                    "unless",
+                    Map::new().with("path", Map::new().with("regex", fields::literal(changed))),
+                );
+            }
+            self.changes.push(change);
             let pattern = &rewrite.pattern;
             self.changed = Some(
                 self.changed
                     .take()
                     .map_or_else(|| pattern.clone(), |before| format!("(?:{before})|(?:{pattern})")),
             );
+        } else {
+            let paths = PathMatch::Regex(rewrite.pattern.clone());
+            let (start, is_whole) = rewrite.start();
+            let change = rewrite.detour(block.values);
+            let lead = Lead::To { change, start, is_whole, directive: directive.clone() };
+            self.detours.push(Detour { paths, lead, goes_on });
+        }
+        if goes_on {
+            self.open.push(rewrite);
         }
         Ok(())
+    }
+
+    /// Where this one may find a path that one before it has made, the two together lead where no route does.
+    fn close_before(&mut self, rewrite: &Rewrite, directive: &Directive) {
+        for before in self.open.iter().filter(|before| rewrite.may_follow(before)) {
+            let paths = PathMatch::Regex(before.pattern.clone());
+            let why = format!(
+                "a `rewrite` before it, without a flag, may make paths that it changes again: until that is solved {:?} answers 403",
+                before.pattern
+            );
+            self.detours.retain(|detour| detour.paths != paths);
+            let lead = Lead::Closed { why, directive: directive.clone() };
+            self.detours.push(Detour { paths, lead, goes_on: false });
+        }
     }
 
     fn away(&mut self, rewrite: &Rewrite, when: Option<&When>, block: &Block<'_, '_>) -> Result<(), String> {
@@ -262,9 +320,30 @@ impl Phase {
         let (paths, groups) = rewrite.template()?;
         values.groups = groups;
         let end = redirect(rewrite.with_query(&values.filled(&rewrite.replacement, Purpose::Url)?))?;
-        self.detours.push(Detour { paths, lead: Lead::Away(end) });
+        self.detours.push(Detour { paths, lead: Lead::Away(end), goes_on: false });
         Ok(())
     }
+}
+
+const CHANGED: &str = "a `rewrite` before it, without a flag, changes the path that it looks at";
+
+/// Whether it, or what is inside it, looks at what a rewrite changes.
+pub(super) fn goes_by_path(directive: &Directive, world: &World<'_>) -> bool {
+    let is_changed = |name: &str| {
+        matches!(name, "uri" | "document_uri" | "request_filename" | "args" | "query_string" | "is_args")
+            || name.starts_with("arg_")
+    };
+    let names_one = |text: &str, is_meant: &dyn Fn(&str) -> bool| {
+        pieces(text).iter().any(|piece| matches!(piece, Piece::Variable(name) if is_meant(name)))
+    };
+    let is_seen = |name: &str| {
+        let of_map = |mapping: &Mapping<'_>| names_one(mapping.directive.first(), &is_changed);
+        is_changed(name) || world.maps.get(name).is_some_and(of_map)
+    };
+    directive
+        .texts()
+        .any(|text| names_one(text, &is_seen) || text.trim_start_matches(['(', '!']).starts_with('-'))
+        || directive.inside().iter().any(|inner| goes_by_path(inner, world))
 }
 
 fn leave_all(directive: &Directive, why: &str, world: &mut World<'_>) {
@@ -311,6 +390,20 @@ mod tests {
             let (file, _) = of_location(open);
             assert!(file.contains("upstream:") && !file.contains("status: 403"), "{open}: {file}");
         }
+    }
+
+    #[test]
+    fn a_guard_that_compares_a_value_in_another_way_is_named() {
+        for (guard, how) in [
+            ("if ($arg_tok != x) { return 403; }", "of a parameter: "),
+            ("if ($http_x = \"\") { return 403; }", "a field that is empty: "),
+            ("if ($http_host != a.example) { return 403; }", "a host: "),
+        ] {
+            let (file, _) = of_location(guard);
+            assert!(file.contains("# Not quite the same: ") && file.contains(how), "{guard}: {file}");
+        }
+        let (file, _) = of_location("if ($http_x = a) { return 403; } if ($arg_tok) { return 302 /x; }");
+        assert!(!file.contains("Not quite the same"), "{file}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::convert::fields;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    guards,
     listeners::{self, Port},
     names::{self, Listen},
     order,
@@ -52,7 +53,11 @@ pub(super) fn convert<'f>(
         for (addresses, hosts, is_closed) in found.into_iter().flat_map(|found| closed(index, found, &ports))
         {
             let mut paths = BTreeSet::new();
-            for mut route in site(server, &addresses, &ports, hosts.is_empty(), world).routes(world) {
+            let mut site = site(server, &addresses, &ports, hosts.is_empty(), world);
+            if hosts.is_empty() {
+                site.refused_hosts = refused_hosts(index, &servers, &addresses, world);
+            }
+            for mut route in site.routes(world) {
                 bound_conditions(&mut route, server.directive, world);
                 if is_closed {
                     route.filters = List::new();
@@ -291,6 +296,32 @@ fn variants<'p>(
     found
 }
 
+/// What default servers refuse: hosts of guarded servers, by names that no route can have.
+fn refused_hosts(
+    index: usize,
+    servers: &[Server<'_>],
+    addresses: &[&str],
+    world: &mut World<'_>,
+) -> Vec<String> {
+    let mut refused = Vec::new();
+    for (_, other) in servers.iter().enumerate().filter(|(other, _)| *other != index) {
+        let is_here = other.listens.iter().any(|listen| addresses.contains(&listen.address.as_str()));
+        if !is_here || !guards::is_within(other.scope.own()) {
+            continue;
+        }
+        for pattern in names::expressions(&other.scope) {
+            world.notes.leave_in_part(
+                other.directive,
+                format!(
+                    "it is guarded, so that hosts that {pattern:?} takes get 403 from the default server"
+                ),
+            );
+            refused.push(pattern);
+        }
+    }
+    refused
+}
+
 /// Where the listener asks no client for the certificate that this server demands, it answers nobody.
 fn closed<'p>(
     index: usize,
@@ -337,5 +368,31 @@ fn site<'f>(
     let label = server.hosts.first().cloned().unwrap_or_else(|| "default".to_owned());
     let locations = order::locations(&server.scope, &mut world.notes);
     let is_tls = if tls.len() == 1 { tls.into_iter().next() } else { None };
-    Site { label, scope: server.scope.clone(), values, is_tls, locations }
+    Site { label, scope: server.scope.clone(), values, is_tls, locations, refused_hosts: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::convert::nginx::converted;
+
+    #[test]
+    fn hosts_of_a_guarded_server_that_are_no_names_are_refused_by_the_default_one() {
+        for (name, pattern) in [
+            ("~^admin\\d*\\.example$", "(?i)^admin\\\\d*\\\\.example"),
+            ("admin.*", "(?i)^admin[.]"),
+            ("~^admin(?!x)", "(?i)^admin"),
+        ] {
+            for guard in ["deny all;", "location /x { auth_basic a; }", "return 403;"] {
+                let (file, left) = converted(&format!(
+                    "server {{ listen 80; location / {{ proxy_pass http://10.0.0.1; }} }} server {{ listen 80; server_name {name}; {guard} }}"
+                ));
+                assert!(file.contains("status: 403") && file.contains(pattern), "{name}: {file}");
+                assert!(left.contains("get the default server") && left.contains("get 403"), "{left}");
+            }
+        }
+        let (file, _) = converted(
+            "server { listen 80; location / { proxy_pass http://10.0.0.1; } } server { listen 80; server_name admin.*; return 204; }",
+        );
+        assert!(!file.contains("status: 403"), "{file}");
+    }
 }

@@ -2,15 +2,20 @@
 
 use super::{
     answers::End,
+    guards,
     order::{Kind, Location},
+    parser::Directive,
     patterns::{self, PathMatch},
-    rewrites::{Block, Detour, Lead, Phase},
+    rewrites::{Block, Detour, Lead, Phase, goes_by_path},
     route::Route,
     scope::Scope,
     values::Values,
-    world::World,
+    world::{World, filter},
 };
-use crate::convert::draft::{Map, Node};
+use crate::convert::{
+    draft::{Map, Node},
+    fields,
+};
 
 pub(super) struct Site<'f> {
     pub(super) label: String,
@@ -18,7 +23,12 @@ pub(super) struct Site<'f> {
     pub(super) values: Values,
     pub(super) is_tls: Option<bool>,
     pub(super) locations: Vec<Location<'f>>,
+    /// These hosts are of guarded servers whose names no route can have.
+    pub(super) refused_hosts: Vec<String>,
 }
+
+/// Where a rewrite leads is not known, or cannot be said, and may be guarded.
+struct Lost;
 
 impl<'f> Site<'f> {
     pub(super) fn routes(&self, world: &mut World<'f>) -> Vec<Route> {
@@ -30,6 +40,11 @@ impl<'f> Site<'f> {
             is_server: true,
         };
         let mut phase = Phase::read(&block, world);
+        let refusals = self.refused_hosts.iter().map(|pattern| {
+            let host = Map::new().with("host", Map::new().with("regex", fields::literal(pattern)));
+            filter("respond", Map::new().with("status", 403)).with("when", Map::new().with("headers", host))
+        });
+        phase.filters.splice(..0, refusals);
         let pages = self.pages(&self.scope, world);
         phase.filters.iter_mut().for_each(|filter| pages.dress_inside(filter));
         // Every route begins with these.
@@ -37,8 +52,12 @@ impl<'f> Site<'f> {
             true => Vec::new(),
             false => vec![world.chain(&format!("{} first", self.label), phase.filters).into()],
         };
-        let mut routes: Vec<Route> =
-            phase.detours.into_iter().flat_map(|detour| self.detour(detour, None, &first, world)).collect();
+        let mut routes = Vec::new();
+        for detour in &phase.detours {
+            let found = self.detour(detour, None, &first, world);
+            routes
+                .extend(found.unwrap_or_else(|Lost| vec![self.refused(detour, &self.scope, &first, world)]));
+        }
         if let Some(end) = phase.end {
             let answer =
                 self.answer(&self.scope, &self.values, PathMatch::Prefix("/".to_owned()), &first, end, world);
@@ -90,10 +109,16 @@ impl<'f> Site<'f> {
         let pages = self.pages(&location.scope, world);
         phase.filters.iter_mut().for_each(|filter| pages.dress_inside(filter));
         filters.extend(phase.filters.drain(..).map(Node::from));
-        let mut routes: Vec<Route> = detours
-            .into_iter()
-            .flat_map(|detour| self.detour(detour, Some(location), &filters, world))
-            .collect();
+        let mut routes = Vec::new();
+        for detour in &detours {
+            match self.detour(detour, Some(location), &filters, world) {
+                Ok(found) => routes.extend(found),
+                Err(Lost) if self.is_confined(&detour.paths, Some(location)).is_ok() => {
+                    routes.push(self.refused(detour, &location.scope, &filters, world));
+                }
+                Err(Lost) => phase.end = Some(End::Respond(Map::new().with("status", 403))),
+            }
+        }
         match phase.end.take() {
             Some(end) => {
                 let answer =
@@ -125,47 +150,85 @@ impl<'f> Site<'f> {
     /// Requests that leave a location, or a server, before it has done anything else.
     fn detour(
         &self,
-        detour: Detour,
+        detour: &Detour,
         from: Option<&Location<'f>>,
         first: &[Node],
         world: &mut World<'f>,
-    ) -> Vec<Route> {
-        let scope = from.map_or(&self.scope, |from| &from.scope);
-        match detour.lead {
+    ) -> Result<Vec<Route>, Lost> {
+        let (change, start, is_whole, directive) = match &detour.lead {
             Lead::Away(end) => {
-                let answer = self.answer(scope, &self.values, detour.paths, first, end, world);
-                vec![self.commented(answer, "rewrite", world)]
+                let scope = from.map_or(&self.scope, |from| &from.scope);
+                let answer =
+                    self.answer(scope, &self.values, detour.paths.clone(), first, end.clone(), world);
+                return Ok(vec![self.commented(answer, "rewrite", world)]);
             }
-            Lead::To { change, start, is_whole, directive } => {
-                let found =
-                    self.target(&start, is_whole).and_then(|target| {
-                        let stays = from.is_some_and(|from| std::ptr::eq(from.directive, target.directive));
-                        if !stays
-                            && target.scope.own().iter().any(|one| {
-                                matches!(one.name.as_str(), "rewrite" | "if" | "return" | "internal")
-                            })
-                        {
-                            return Err("the location it leads to has rewrites of its own".to_owned());
-                        }
-                        self.is_confined(&detour.paths, from)?;
-                        Ok(target)
-                    });
-                let target = match found {
-                    Ok(target) => target,
-                    Err(why) => {
-                        world.notes.leave(&directive, why);
-                        return Vec::new();
-                    }
-                };
-                let phase = Phase { changes: vec![change], ..Phase::default() };
-                let mut values = self.values.clone();
-                values.read_sets(target.scope.own());
-                // Several, where `map` chooses among upstreams.
-                let found = self.content(target, &values, detour.paths, first, &phase, world);
+            Lead::Closed { why, directive } => {
+                world.notes.leave(directive, why.as_str());
+                return Err(Lost);
+            }
+            Lead::To { change, start, is_whole, directive } => (change, start, *is_whole, directive),
+        };
+        let found = change.clone().and_then(|change| {
+            let target = self.target(start, is_whole)?;
+            self.is_confined(&detour.paths, from)?;
+            let stays = from.is_some_and(|from| std::ptr::eq(from.directive, target.directive));
+            if stays && is_asked_again(&target.scope, directive, start, is_whole, world) {
+                return Err(
+                    "nginx asks what else stands in the location once more, with the new path".to_owned()
+                );
+            }
+            let mut values = self.values.clone();
+            values.read_sets(target.scope.own());
+            match only_answer(&target.scope).filter(|_| !stays) {
+                Some(answer) if !goes_by_path(answer, world) => {
+                    let (scope, is_tls) = (&target.scope, self.is_tls);
+                    let block = Block { scope, values: &values, is_tls, path: "", is_server: false };
+                    let end = Phase::read(&block, world).end.ok_or("it does not answer")?;
+                    return Ok(vec![self.answer(scope, &values, detour.paths.clone(), first, end, world)]);
+                }
+                _ if stays || !target.scope.own().iter().any(is_of_rewrites) => {}
+                _ => return Err("the location it leads to has rewrites of its own".to_owned()),
+            }
+            let mut phase = Phase::default();
+            phase.changes.push(change);
+            // Several, where `map` chooses among upstreams.
+            Ok(self.content(target, &values, detour.paths.clone(), first, &phase, world))
+        });
+        match found {
+            Ok(found) => {
                 let label = format!("rewrite {}", directive.first());
-                found.into_iter().map(|route| self.commented(route, &label, world)).collect()
+                Ok(found.into_iter().map(|route| self.commented(route, &label, world)).collect())
+            }
+            Err(why) if self.may_be_guarded(start, is_whole) => {
+                let why = format!("{why}; until that is solved, what it may be about answers 403");
+                world.notes.leave(directive, why);
+                Err(Lost)
+            }
+            Err(why) => {
+                world.notes.leave(directive, why);
+                Ok(Vec::new())
             }
         }
+    }
+
+    fn refused(&self, detour: &Detour, scope: &Scope<'f>, first: &[Node], world: &mut World<'f>) -> Route {
+        let end = End::Respond(Map::new().with("status", 403));
+        let answer = self.answer(scope, &self.values, detour.paths.clone(), first, end, world);
+        self.commented(answer, "rewrite", world)
+    }
+
+    /// Whether a location that keeps clients out may take paths that begin so.
+    fn may_be_guarded(&self, start: &str, is_whole: bool) -> bool {
+        self.locations.iter().any(|one| {
+            let may_take = match &one.kind {
+                Kind::Exact(path) => path.starts_with(start),
+                Kind::Prefix(path) => {
+                    start.starts_with(path.as_str()) || !is_whole && path.starts_with(start)
+                }
+                Kind::Regex(pattern) => patterns::may_take(pattern, start, is_whole),
+            };
+            may_take && (one.is_closed || guards::first_of(one.scope.own()).is_some())
+        })
     }
 
     /// The path that nginx redirects to the location: its prefix without the slash at the end, where requests are passed on and no other
@@ -239,4 +302,31 @@ impl<'f> Site<'f> {
             .then_some(())
             .ok_or_else(|| "its expression takes paths of other locations as well, or may".to_owned())
     }
+}
+
+fn is_of_rewrites(directive: &Directive) -> bool {
+    matches!(directive.name.as_str(), "rewrite" | "if" | "return" | "internal")
+}
+
+/// The `return` that is all of a block's rewrites.
+fn only_answer<'f>(scope: &Scope<'f>) -> Option<&'f Directive> {
+    let mut found = scope.own().iter().filter(|one| is_of_rewrites(one));
+    let first = found.next().filter(|one| one.name == "return")?;
+    found.next().is_none().then_some(first)
+}
+
+/// Whether a location that a rewrite of its own leads back to does more with the new path than pass it on.
+fn is_asked_again(
+    scope: &Scope<'_>,
+    rewrite: &Directive,
+    start: &str,
+    is_whole: bool,
+    world: &World<'_>,
+) -> bool {
+    scope.own().iter().any(|one| match one.name.as_str() {
+        "return" => true,
+        "if" => goes_by_path(one, world),
+        "rewrite" => one.first() != rewrite.first() && patterns::may_take(one.first(), start, is_whole),
+        _ => false,
+    })
 }

@@ -86,14 +86,22 @@ pub(crate) fn tables<'f>(
     read.sort_by_key(|router| std::cmp::Reverse(router.priority));
     tell_of_prefixes(&read, report);
     let mut tables = BTreeMap::new();
+    let on = |index: usize| read.iter().filter(move |router| router.points.contains(&index));
+    let speaks: Vec<bool> = points
+        .all
+        .iter()
+        .enumerate()
+        .map(|(index, point)| speaks_tls(point, &on(index).collect::<Vec<_>>(), points))
+        .collect();
+    let fits =
+        |router: &Router<'f>, index: usize| tls_of(router, &points.all[index]).is_some() == speaks[index];
     for (index, point) in points.all.iter().enumerate() {
-        let own: Vec<&Router<'f>> = read.iter().filter(|router| router.points.contains(&index)).collect();
-        let has_tls = speaks_tls(point, &own, points);
+        let has_tls = speaks[index];
         // The port speaks TLS or not; of the routers that do not fit it, those that are nowhere else are reported.
         let (fitting, others): (Vec<&Router<'f>>, Vec<&Router<'f>>) =
-            own.into_iter().partition(|router| tls_of(router, point).is_some() == has_tls);
+            on(index).partition(|router| fits(router, index));
         for router in others {
-            let is_elsewhere = router.points.iter().any(|other| *other != index);
+            let is_elsewhere = router.points.iter().any(|other| fits(router, *other));
             if !is_elsewhere || router.at.find("entryPoints").is_some() {
                 report.entry(
                     router.name,
@@ -586,6 +594,27 @@ http:
             ));
             assert_eq!(file["routes"][0]["respond"]["status"], 503, "{file:#}");
         }
+    }
+
+    #[test]
+    fn a_router_that_fits_no_entry_point_is_named() {
+        let of = |plain: &str| {
+            written(&format!(
+                "entryPoints: {{a: {{address: ':443'}}, b: {{address: ':8443'}}}}
+http:
+  routers:
+    one: {{rule: 'Host(`one`)', service: s, entryPoints: a, tls: {{}}}}
+    two: {{rule: 'Host(`two`)', service: s, entryPoints: b, tls: {{}}}}
+    plain: {{rule: 'Host(`plain`)', service: s{plain}}}
+  services: {{s: {{loadBalancer: {{servers: [{{url: 'http://10.0.0.1'}}]}}}}}}
+"
+            ))
+        };
+        for plain in ["", ", entryPoints: a", ", entryPoints: [a, b]"] {
+            let text = of(plain);
+            assert!(text.contains("# a.yaml:6: not carried over: plain: "), "{plain}: {text}");
+        }
+        assert!(of(", entryPoints: none").contains("# a.yaml:6: not carried over: entryPoints: none ("));
     }
 
     #[test]
