@@ -20,7 +20,6 @@ const TABLE: &[(&str, &[&str])] = &[
     ("policy", &["error", "grpc"]),
     ("route", &[]),
     ("config", &[]),
-    ("convert", &["config", "route"]),
     ("observe", &["kept", "policy", "sharded", "trust"]),
     ("identity", &["config", "observe", "state_file", "trust"]),
     ("names", &["observe"]),
@@ -40,6 +39,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "redis", "route", "trace", "trust",
         ],
     ),
+    ("convert", &["config", "filter", "route"]),
     (
         "upstream",
         &[

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::{Left, Place};
-use crate::config::{Foreign, ForeignValue};
+use crate::{
+    config::{Foreign, ForeignValue},
+    filter::OriginPattern,
+};
 
 /// Longest excerpt of the other file in a comment.
 const LONGEST: usize = 80;
@@ -321,20 +324,27 @@ pub(crate) fn percent(part: i64, whole: i64) -> String {
     format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
-/// An origin that a `cors` filter takes.
-pub(crate) fn is_origin(text: &&str) -> bool {
-    let Some((scheme, rest)) = text.split_once("://") else { return matches!(*text, "*" | "null") };
-    let (host, port) = rest.rsplit_once(':').map_or((rest, None), |(host, port)| (host, Some(port)));
-    let host = host.strip_prefix("*.").unwrap_or(host);
-    matches!(scheme, "http" | "https")
-        && !host.is_empty()
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
-        && port.is_none_or(|port| port.parse::<u16>().is_ok())
+/// An origin that a `cors` filter takes: with credentials, none that anybody can have.
+pub(crate) fn is_origin(text: &str, credentials: bool) -> bool {
+    let is_somebodys = |origin: OriginPattern| !credentials || !origin.is_null() && !origin.is_everybodys();
+    text == "*" || OriginPattern::parse(text).is_ok_and(is_somebodys)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_origin_that_anybody_can_have_goes_with_no_credentials() {
+        for (origin, expected) in [
+            ("https://app.example", [true, true]),
+            ("https://*.github.io", [true, false]),
+            ("null", [true, false]),
+            ("https://app.example:443", [false, false]),
+        ] {
+            assert_eq!([false, true].map(|credentials| is_origin(origin, credentials)), expected, "{origin}");
+        }
+    }
 
     fn read(text: &str) -> Foreign {
         crate::config::foreign(text, "a.yaml").unwrap().remove(0)

@@ -149,6 +149,7 @@ pub use live::Modules;
 #[doc(hidden)]
 pub use registry::Registry;
 use shared::encoder::Encoder;
+pub(crate) use shared::origin::OriginPattern;
 #[doc(hidden)]
 pub use shared::template::Template;
 pub(crate) use shared::template::{Piece, Pieces, REDACTED};

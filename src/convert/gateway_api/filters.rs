@@ -290,7 +290,7 @@ fn cors(value: &Foreign, report: &mut Report) -> Option<Step> {
         }
         let fits = |text: &&str| {
             let fits = match ours {
-                "origins" => is_origin(text),
+                "origins" => is_origin(text, credentials),
                 "methods" => http::Method::try_from(*text).is_ok(),
                 _ => http::HeaderName::try_from(*text).is_ok(),
             };
@@ -299,7 +299,7 @@ fn cors(value: &Foreign, report: &mut Report) -> Option<Step> {
                     theirs,
                     all,
                     format!(
-                        "{text:?} is none here; of an origin's host the first label may be `*`, and all of it"
+                        "{text:?} is none here; of an origin's host the first label may be `*`, and all of it, but with credentials not where anybody can have a name"
                     ),
                 );
             }

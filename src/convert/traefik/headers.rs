@@ -149,29 +149,34 @@ fn cors(fields: &mut Fields<'_>, at: &Foreign, report: &mut Report) -> Option<Ma
         return None;
     }
     let mut cors = Map::new();
-    let is_header = |name: &&str| HeaderName::try_from(*name).is_ok();
-    let is_method = |name: &&str| http::Method::try_from(*name).is_ok();
-    let all = |names: Vec<&str>, fits: &dyn Fn(&&str) -> bool| -> List {
+    let is_origin = |name: &str| is_origin(name, credentials);
+    let is_header = |name: &str| HeaderName::try_from(name).is_ok();
+    let is_method = |name: &str| http::Method::try_from(name).is_ok();
+    let mut all = |key: &str, names: Vec<&str>, fits: &dyn Fn(&str) -> bool| -> List {
         if names.contains(&"*") {
-            List::from_iter(["*"])
-        } else {
-            names.into_iter().filter(|name| fits(name)).map(literal).collect()
+            return List::from_iter(["*"]);
         }
+        let (kept, left): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| fits(name));
+        for name in left {
+            report.add(
+                at,
+                key,
+                format!("{name:?} is none here, or with credentials one that anybody can have"),
+            );
+        }
+        kept.into_iter().map(literal).collect()
     };
     for (key, names) in [
-        ("origins", all(origins, &is_origin)),
-        ("methods", all(methods, &is_method)),
-        ("headers", all(headers, &is_header)),
-        ("expose", all(exposed, &is_header)),
+        ("origins", all("accessControlAllowOriginList", origins, &is_origin)),
+        ("methods", all("accessControlAllowMethods", methods, &is_method)),
+        ("headers", all("accessControlAllowHeaders", headers, &is_header)),
+        ("expose", all("accessControlExposeHeaders", exposed, &is_header)),
     ] {
         if !names.is_empty() {
             cors.set(key, names);
         }
     }
-    if cors.find("origins").is_none() {
-        report.add(at, "accessControlAllowOriginList", "none of them is an origin: a scheme and a host");
-        return None;
-    }
+    cors.find("origins")?;
     if credentials {
         cors.set("credentials", true);
     }
