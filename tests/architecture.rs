@@ -39,7 +39,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "redis", "route", "trace", "trust",
         ],
     ),
-    ("convert", &["config", "filter", "route"]),
+    ("convert", &["config", "filter", "names", "route"]),
     (
         "upstream",
         &[

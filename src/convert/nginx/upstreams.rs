@@ -10,9 +10,12 @@ use super::{
     units,
     values::{Piece, pieces},
 };
-use crate::convert::{
-    draft::{List, Map, Node},
-    fields,
+use crate::{
+    convert::{
+        draft::{List, Map, Node},
+        fields,
+    },
+    names::check_host,
 };
 
 #[derive(Default)]
@@ -90,11 +93,15 @@ fn plain_name(authority: &str) -> String {
     if name.is_empty() { "upstream".to_owned() } else { name }
 }
 
+/// Bytes of a path that a socket can have (unix(7)).
+const LONGEST_SOCKET: usize = 107;
+
 /// `host:port` or `unix:/path`, as we write it.
 pub(super) fn endpoint(authority: &str, default_port: u16) -> Option<String> {
     if let Some(path) = authority.strip_prefix("unix:") {
         let path = path.trim_end_matches(':');
-        return path.starts_with('/').then(|| format!("unix:{path}"));
+        let is_path = path.starts_with('/') && path.len() <= LONGEST_SOCKET;
+        return is_path.then(|| format!("unix:{path}"));
     }
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -102,17 +109,11 @@ pub(super) fn endpoint(authority: &str, default_port: u16) -> Option<String> {
         }
         _ => (authority, default_port),
     };
-    let is_name = !host.is_empty()
-        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
-        && !host.starts_with('.')
-        && !host.contains("..");
     let is_address = host
         .strip_prefix('[')
         .and_then(|inner| inner.strip_suffix(']'))
         .is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok());
-    // All digits and dots must be an address.
-    let is_numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let is_good = is_address || (is_name && (!is_numeric || host.parse::<std::net::Ipv4Addr>().is_ok()));
+    let is_good = is_address || host.parse::<std::net::Ipv4Addr>().is_ok() || check_host(host).is_ok();
     is_good.then(|| format!("{host}:{port}"))
 }
 
@@ -338,6 +339,16 @@ mod tests {
         ));
         let read: serde_json::Value = serde_yaml::from_str(&file).unwrap();
         (read["upstreams"]["app"].clone(), file, left)
+    }
+
+    #[test]
+    fn what_is_no_address_here_is_named() {
+        let (name, path) = ("t".repeat(64), "t".repeat(108));
+        for address in [format!("{name}:80"), format!("unix:/{path}"), "1.2.3:80".to_owned()] {
+            let (upstream, file, left) = with(&format!("server 10.0.0.1; server {address};"));
+            assert_eq!(upstream["endpoints"], serde_json::json!(["10.0.0.1:80"]), "{file}");
+            assert!(left.contains("it is no address of a server"), "{left}");
+        }
     }
 
     #[test]
