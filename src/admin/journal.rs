@@ -157,11 +157,12 @@ impl Journal {
     pub(crate) fn canary(&self, route: &Arc<str>, what: &str, stands: (&str, f64, &str), by: Option<&str>) {
         let at = now();
         let (phase, weight, etag) = stands;
+        // First: whoever hears of it asks for it at once.
+        self.lock().decisions.insert(route.clone(), Decided { at: at.clone(), what: what.to_owned() });
         self.events.tell(
             "canary",
             &json!({"at": at, "route": route, "what": what, "phase": phase, "weight": weight, "etag": etag, "by": by}),
         );
-        self.lock().decisions.insert(route.clone(), Decided { at, what: what.to_owned() });
     }
 
     pub(crate) fn breaker(&self, upstream: &str, endpoint: &str, state: &str, by: Option<&str>) {
