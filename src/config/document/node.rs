@@ -376,8 +376,8 @@ impl Scalar {
         if text.len() <= PIECE {
             return text.len() >= LEAST && words.contains(text);
         }
-        let pieces = words.char_indices().filter_map(|(at, _)| words.get(at..at + PIECE));
-        pieces.into_iter().any(|piece| text.contains(piece))
+        let mut pieces = words.char_indices().filter_map(|(at, _)| words.get(at..at + PIECE));
+        pieces.any(|piece| text.contains(piece))
     }
 
     pub(crate) fn is_secret(&self) -> bool {

@@ -227,6 +227,20 @@ fn what_a_variable_stands_for_is_told_nowhere() {
 }
 
 #[test]
+fn kept_slashes_beside_a_filter_of_a_variant_that_goes_by_the_path_are_warned_of() {
+    let told = |filter: &str| {
+        warnings(&format!(
+            "listeners: [{{address: '127.0.0.1:1'}}]\nupstreams: {{u: {{endpoints: ['127.0.0.1:9']}}}}\nroutes:\n\
+             - {{paths: {{encoded_slashes: keep}}, split: {{to: [{{upstream: u, filters: [{filter}]}}]}}}}\n"
+        ))
+    };
+    let bound = told("{ip_rules: {allow: ['10.0.0.0/8']}, when: {path: /admin}}");
+    assert!(bound.iter().any(|told| told.contains("`ip_rules` beside them is bound to a path")), "{bound:?}");
+    let free = told("{ip_rules: {allow: ['10.0.0.0/8']}}");
+    assert!(free.iter().all(|told| !told.contains("encoded slashes")), "{free:?}");
+}
+
+#[test]
 fn a_long_quote_is_cut() {
     let long = "(".repeat(5000);
     let text = format!("routes: [{{match: {{path: {{regex: '{long}'}}}}, respond: {{}}}}]\n");
