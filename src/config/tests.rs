@@ -681,6 +681,19 @@ fn fields_of_a_line_or_of_a_request_that_are_filled_in_are_no_secrets() {
 }
 
 #[test]
+fn what_is_put_in_a_field_s_place_is_a_secret_but_where_it_is_made_of_what_was_there() {
+    let replaced = |replacement: &str| {
+        let (_, sources) = good(&format!(
+            "routes: [{{filters: [{{headers: {{request: {{replace: {{authorization: {{pattern: '^Basic (.*)', replacement: '{replacement}'}}}}}}}}}}]}}]\n",
+        ));
+        sources.literal_secrets().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let place = "routes[0].filters[0].headers.request.replace.authorization.replacement";
+    assert_eq!(replaced("Bearer hunter2"), [place]);
+    assert!(replaced("Bearer $1").is_empty());
+}
+
+#[test]
 fn what_a_collector_is_sent_is_a_secret_unless_it_comes_from_elsewhere() {
     let (config, sources) = good(
         "tracing: {otlp: {endpoint: 'https://here', headers: {x-tenant: hunter2, a: '${env:SECRET}', \

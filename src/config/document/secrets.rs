@@ -53,11 +53,22 @@ fn hide_in(node: &mut Node, holder: &str, matches: bool) {
         Value::Map(map) => {
             for (key, value) in map.values_mut() {
                 match FIELDS.contains(&holder) && is_secret(key, matches) {
+                    true if holder == "replace" => mark_replacement(value),
                     true => mark(value),
                     false => hide_in(value, key, matches || MATCHES.contains(&key)),
                 }
             }
         }
+    }
+}
+
+/// The pattern beside it only finds, and what has groups in it (`Bearer $1`) is the client's own.
+fn mark_replacement(node: &Node) {
+    if let Value::Map(map) = &node.value
+        && let Some(entry) = map.entry("replacement")
+        && entry.value.written().is_none_or(|written| !written.contains('$'))
+    {
+        mark(&entry.value);
     }
 }
 
