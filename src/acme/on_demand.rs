@@ -4,7 +4,6 @@
 
 use std::{
     collections::BTreeMap,
-    hash::{BuildHasher, RandomState},
     net::IpAddr,
     sync::{Arc, Weak},
     time::{Duration, SystemTime},
@@ -26,10 +25,7 @@ use crate::{
     fetch::{Client, Options},
     names::Resolve,
     observe::log::event,
-    policy::{
-        address_block::Ipv6Prefix,
-        demand::{Bounds, Demands, Verdict},
-    },
+    policy::demand::{Bounds, Demands, Verdict},
     tls::{Certificate, OnDemand, Want},
 };
 
@@ -54,8 +50,6 @@ pub(super) struct Waiting {
     by_account: BTreeMap<Arc<str>, Demands>,
     /// Handshakes wait until it is gone from here.
     names: BTreeMap<Id, watch::Sender<()>>,
-    /// Of the digests by which clients are told apart.
-    seed: RandomState,
 }
 
 /// Of an answer, which is its status alone.
@@ -123,6 +117,7 @@ impl Keeper {
         let now = self.passed();
         let mut guard = self.lock();
         let inner = &mut *guard;
+        let client = self.digest_of(client);
         if let Some(waiting) = inner.waiting.names.get(id) {
             return Some(waiting.subscribe());
         }
@@ -135,8 +130,6 @@ impl Keeper {
             let own = holdings.iter().filter(|((account, _), _)| *account == id.0);
             own.filter(|(_, holding)| holding.want == Want::OnDemand).count()
         };
-        // IPv6 by its network: whoever has one address there has all of it.
-        let client = inner.waiting.seed.hash_one(Ipv6Prefix::default().block(client));
         let pending = inner.waiting.names.keys().filter(|(account, _)| *account == id.0).count();
         let demands = inner.waiting.by_account.entry(id.0.clone()).or_default();
         let refused = match demands.decide(&id.1, client, pending, kept, &bounds, now) {

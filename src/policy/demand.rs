@@ -4,10 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{
-    bucket::{Bucket, Limit},
-    buckets::Buckets,
-};
+use super::{bucket::Limit, fair_share::FairShare};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
@@ -21,18 +18,10 @@ pub struct Bounds {
 
 #[derive(Default)]
 pub struct Demands {
-    looks: Shared,
-    asks: Shared,
+    looks: FairShare,
+    asks: FairShare,
     /// Until when they are not looked at again, in nanoseconds.
     refused: BTreeMap<Arc<str>, u64>,
-}
-
-/// A rate of which no client has more than half.
-#[derive(Default)]
-struct Shared {
-    all: Bucket,
-    /// Made anew where the rate is another.
-    by_client: Option<Buckets>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,20 +42,6 @@ const LOOKS: Limit = Limit::per_second(20);
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// As many as are refused in that time, where they come one after the other.
 const MOST_REFUSED: usize = 1_000;
-/// Clients that are told apart.
-const MOST_CLIENTS: usize = 4_096;
-
-impl Shared {
-    fn takes(&mut self, limit: &Limit, client: u64, now: u64) -> bool {
-        let half = limit.half();
-        if self.by_client.as_ref().is_none_or(|by_client| *by_client.limit() != half) {
-            self.by_client = Some(Buckets::new(half, MOST_CLIENTS));
-        }
-        // First: whoever has had its half takes nothing from the others.
-        let own = self.by_client.as_ref().is_some_and(|by_client| by_client.decide(client, now, 1).allowed);
-        own && self.all.decide(limit, now, 1).allowed
-    }
-}
 
 impl Demands {
     /// Whether a name that nobody knows is looked at for a client, which is told apart by a digest. `kept` is only counted where it matters.

@@ -18,6 +18,7 @@ pub mod expiry;
 pub mod fading;
 pub mod failover;
 pub mod failure;
+pub mod fair_share;
 pub mod flapping;
 pub mod freshness;
 pub mod gradient;

@@ -114,7 +114,7 @@ impl Gateway {
         ctx.identify(session.request_mut())?;
         // Before routes and filters: a CA is no visitor, and must neither be redirected nor asked who it is.
         if let Some((keeper, path)) = ctx.challenge(session.request())
-            && let Some(answer) = keeper.answer(&path).await
+            && let Some(answer) = keeper.answer(&path, ctx.facts.client).await
         {
             return Ok(Flow::Reply(context::proof(&answer)));
         }

@@ -63,7 +63,7 @@ pub struct Issued {
 /// Who knows of proofs that are under way at other gateways.
 pub(crate) trait Elsewhere: Send + Sync {
     /// The digest that the CA expects of `name`.
-    fn digest(&self, name: String) -> BoxFuture<'static, Option<[u8; 32]>>;
+    fn digest(&self, name: String, client: IpAddr) -> BoxFuture<'static, Option<[u8; 32]>>;
 }
 
 /// Who finds or orders certificates for names that nobody has configured.
@@ -169,13 +169,13 @@ impl Issued {
         self.proving.load(Relaxed) > 0 || self.watches.load(Relaxed)
     }
 
-    pub(super) async fn proof(&self, name: &str) -> Option<SslContext> {
+    pub(super) async fn proof(&self, name: &str, client: IpAddr) -> Option<SslContext> {
         let name = without_root(name).to_ascii_lowercase();
         if let Some(proof) = self.proof_here(&name) {
             return Some(proof);
         }
         let elsewhere = self.elsewhere.get().filter(|_| self.watches.load(Relaxed) && is_name(&name))?;
-        let digest = elsewhere.digest(name.clone()).await?;
+        let digest = elsewhere.digest(name.clone(), client).await?;
         proof(&name, &digest).ok()
     }
 
@@ -251,13 +251,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_proof_is_there_while_it_is_needed_and_for_its_name_alone() {
-        let issued = Arc::new(Issued::default());
+        let (issued, client) = (Arc::new(Issued::default()), [192, 0, 2, 1].into());
         assert!(!issued.is_proving());
         let proving = issued.prove("a.example", &[7; 32]).unwrap();
-        assert!(issued.is_proving() && issued.proof("A.Example.").await.is_some());
-        assert!(issued.proof("b.example").await.is_none() && issued.proof("").await.is_none());
+        assert!(issued.is_proving() && issued.proof("A.Example.", client).await.is_some());
+        assert!(
+            issued.proof("b.example", client).await.is_none() && issued.proof("", client).await.is_none()
+        );
         drop(proving);
-        assert!(!issued.is_proving() && issued.proof("a.example").await.is_none());
+        assert!(!issued.is_proving() && issued.proof("a.example", client).await.is_none());
     }
 
     #[test]

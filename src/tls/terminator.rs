@@ -175,9 +175,9 @@ impl Terminator {
     /// # Errors
     ///
     /// There is no memory for it.
-    pub(crate) async fn begin_proof(&self, name: &str) -> Result<Option<Ssl>, ErrorStack> {
+    pub(crate) async fn begin_proof(&self, name: &str, client: IpAddr) -> Result<Option<Ssl>, ErrorStack> {
         let proof = match &self.issued {
-            Some(issued) => issued.proof(name).await,
+            Some(issued) => issued.proof(name, client).await,
             None => None,
         };
         let Some(context) = proof else {

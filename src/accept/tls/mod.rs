@@ -129,7 +129,7 @@ pub(super) async fn prove(
     name: &str,
 ) {
     let metrics = connection.port.settings().metrics.clone();
-    let begun = terminator.begin_proof(name).await;
+    let begun = terminator.begin_proof(name, connection.peer.ip()).await;
     let begun = begun.and_then(|ssl| ssl.map(|ssl| SslStream::new(ssl, socket)).transpose());
     let mut stream = match begun {
         Ok(Some(stream)) => stream,

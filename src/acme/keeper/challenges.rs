@@ -1,7 +1,8 @@
 //! Answers CAs that ask for a proof, also for orders that another gateway has under way: their proofs are in the storage.
 
 use std::{
-    sync::{Arc, Weak},
+    net::IpAddr,
+    sync::{Arc, PoisonError, Weak},
     time::Duration,
 };
 
@@ -14,8 +15,9 @@ use crate::{
     tls::Elsewhere,
 };
 
-/// Of challenges in the storage, and how long one may take.
-const LOOKUPS: Limit = Limit::per_second(20);
+/// Of challenges in the storage, and how long one may take. A CA looks from several places at once at the proofs of all orders that a
+/// fleet has under way, and what it does not find counts against the account.
+const LOOKUPS: Limit = Limit::per_second(1_000);
 const LOOKUP: Duration = Duration::from_secs(3);
 
 impl Keeper {
@@ -25,11 +27,11 @@ impl Keeper {
     }
 
     /// What is to be answered to a request for this path, if it is that of a challenge under way: here, or at another gateway.
-    pub(crate) async fn answer(&self, path: &str) -> Option<Arc<str>> {
+    pub(crate) async fn answer(&self, path: &str, client: IpAddr) -> Option<Arc<str>> {
         let token = token_in(path)?;
         let answer = match self.proofs.answer(token) {
             Some(answer) => Some(answer),
-            None => self.answer_elsewhere(token).await,
+            None => self.answer_elsewhere(token, client).await,
         };
         match answer {
             Some(_) => self.acme().challenge_answered(Challenge::Http01.word()),
@@ -38,16 +40,22 @@ impl Keeper {
         answer
     }
 
-    /// Strangers may ask for anything: the storage is asked so often, and no more often.
-    async fn answer_elsewhere(&self, token: &str) -> Option<Arc<str>> {
-        let found = self.challenge_elsewhere(token).await?;
+    async fn answer_elsewhere(&self, token: &str, client: IpAddr) -> Option<Arc<str>> {
+        let found = self.challenge_elsewhere(Challenge::Http01, token, client).await?;
         String::from_utf8(found).ok().map(Into::into)
     }
 
-    /// What another gateway has written down of a challenge that is under way there.
-    async fn challenge_elsewhere(&self, what: &str) -> Option<Vec<u8>> {
-        let desk = self.desk.load_full()?;
-        if !self.lookups.decide(&LOOKUPS, self.passed(), 1).allowed {
+    /// What another gateway has written down of a challenge that is under way there. Strangers may ask for anything: the storage is
+    /// asked so often, and no more often.
+    async fn challenge_elsewhere(&self, challenge: Challenge, what: &str, client: IpAddr) -> Option<Vec<u8>> {
+        let desk = self.desk.load_full().filter(|desk| desk.is_shared())?;
+        let now = self.passed();
+        let is_allowed = {
+            let mut lookups = self.lookups.lock().unwrap_or_else(PoisonError::into_inner);
+            lookups.takes(&LOOKUPS, self.digest_of(client), now)
+        };
+        if !is_allowed {
+            self.acme().challenge_throttled(challenge.word());
             return None;
         }
         let key = format!("challenges/{what}");
@@ -65,8 +73,9 @@ impl Keeper {
 pub(super) struct ProofsElsewhere(pub Weak<Keeper>);
 
 impl Elsewhere for ProofsElsewhere {
-    fn digest(&self, name: String) -> BoxFuture<'static, Option<[u8; 32]>> {
+    fn digest(&self, name: String, client: IpAddr) -> BoxFuture<'static, Option<[u8; 32]>> {
         let keeper = self.0.upgrade();
-        async move { keeper?.challenge_elsewhere(&name).await?.try_into().ok() }.boxed()
+        let challenge = Challenge::TlsAlpn01;
+        async move { keeper?.challenge_elsewhere(challenge, &name, client).await?.try_into().ok() }.boxed()
     }
 }

@@ -13,6 +13,8 @@ mod stored;
 
 use std::{
     collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
@@ -36,7 +38,7 @@ use super::{
 use crate::{
     names::Resolve,
     observe::metrics::{AcmeMetrics, Metrics},
-    policy::bucket::Bucket,
+    policy::{address_block::Ipv6Prefix, fair_share::FairShare},
     tls::{Certificate, Issued},
 };
 
@@ -58,7 +60,10 @@ pub(crate) struct Keeper {
     /// That of the settings in force.
     desk: ArcSwapOption<Desk>,
     began: Instant,
-    lookups: Bucket,
+    /// Of proofs in the storage.
+    lookups: Mutex<FairShare>,
+    /// Of the digests by which clients are told apart.
+    seed: RandomState,
     inner: Mutex<Inner>,
 }
 
@@ -90,7 +95,8 @@ impl Keeper {
             woken: Notify::new(),
             desk: ArcSwapOption::empty(),
             began: Instant::now(),
-            lookups: Bucket::default(),
+            lookups: Mutex::default(),
+            seed: RandomState::new(),
             inner: Mutex::default(),
         });
         keeper.issued.demand_of(Arc::new(Demanding(Arc::downgrade(&keeper))));
@@ -145,6 +151,11 @@ impl Keeper {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By which clients are told apart. IPv6 by its network: whoever has one address there has all of it.
+    pub(super) fn digest_of(&self, client: IpAddr) -> u64 {
+        self.seed.hash_one(Ipv6Prefix::default().block(client))
     }
 
     /// Since the beginning, in nanoseconds.

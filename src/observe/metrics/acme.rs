@@ -84,6 +84,11 @@ impl AcmeMetrics {
         self.challenges.with_label_values(&[challenge, "unknown"]).inc();
     }
 
+    /// Too many have asked for some that are not under way here: the storage was not asked.
+    pub fn challenge_throttled(&self, challenge: &'static str) {
+        self.challenges.with_label_values(&[challenge, "throttled"]).inc();
+    }
+
     /// `result` is from a closed set.
     pub fn demanded(&self, account: &str, result: &'static str) {
         self.demands.with_label_values(&[account, result]).inc();
