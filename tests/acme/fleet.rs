@@ -120,7 +120,7 @@ async fn a_failing_ca_costs_a_hundred_names_no_second_order_and_no_handshake() {
         }
     };
     let (handshakes, ()) =
-        within(4 * DEADLINE, "a hundred names everywhere", futures::future::join(asking, failing)).await;
+        within(2 * DEADLINE, "a hundred names everywhere", futures::future::join(asking, failing)).await;
     let (issued, failed) = (result("issued").await, result("challenge_failed").await);
     let storms = result("nonce_storm").await;
     println!("{issued} issued, {failed} not proved, {storms} nonce storms, {handshakes} handshakes");

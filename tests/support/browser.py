@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.async_api import Error, async_playwright
 
 # Less than the tests wait, so that they hear what was waited for.
-DEADLINE = 36_000
+DEADLINE = 110_000
 # Pages of an OpenID provider ask for fonts from there, and wait for them.
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--host-resolver-rules=MAP fonts.googleapis.com ~NOTFOUND"]
 

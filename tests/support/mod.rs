@@ -62,7 +62,7 @@ pub(crate) use yaml::Yaml;
 
 /// How long anything may take before the test fails: generous, as the machine may be busy, and never waited out
 /// by a test that passes.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A free port of a loopback address that is nobody else's: who ends can be started there again. One of 127.0.0.1 may be the local
 /// end of somebody's connection by then, for as long as that lasts.

@@ -22,7 +22,7 @@ use super::{DEADLINE, own_address, within, within_deadline};
 
 /// The thread that reads a configuration gives way to all others: on a machine that is busy with the load of its test and with
 /// three more tests it has a fortieth of a core.
-const RELOAD_DEADLINE: Duration = Duration::from_secs(4 * DEADLINE.as_secs());
+const RELOAD_DEADLINE: Duration = Duration::from_secs(2 * DEADLINE.as_secs());
 
 /// `tidegate run` with a configuration of its own in a temporary directory.
 pub(crate) struct Gateway {
