@@ -34,7 +34,7 @@ fn no_bytes_make_a_reader_break_its_promises() {
 }
 
 #[test]
-fn every_target_is_there_for_cargo_fuzz_and_has_a_corpus_and_a_dictionary() {
+fn every_target_is_there_for_libfuzzer_and_has_a_corpus_and_a_dictionary() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
     let manifest = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
     let named = |folder: &str| -> BTreeSet<String> {

@@ -322,7 +322,10 @@ async fn an_upstream_gets_one_host_one_cookie_field_and_te_where_trailers_can_co
 
 #[tokio::test(flavor = "multi_thread")]
 async fn interim_responses_pass_before_the_final_one() {
-    let early = Step::write("HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nconnection: x\r\nx: y\r\n\r\n");
+    // A length is that of nothing: a client would take it for that of the answer.
+    let early =
+        "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nconnection: x\r\nx: y\r\ncontent-length: 9\r\n\r\n";
+    let early = Step::write(early);
     let upstream =
         ScriptedUpstream::start(vec![Step::ReadHead, early, Step::respond("ok"), Step::Again]).await;
     let gateway = gateway(upstream.address(), "", "").await;
@@ -331,6 +334,7 @@ async fn interim_responses_pass_before_the_final_one() {
     let interim = std::future::poll_fn(|cx| response.poll_informational(cx));
     let interim = within_deadline("an interim response", interim).await.unwrap().unwrap();
     assert_eq!((interim.status().as_u16(), interim.headers()["link"].as_bytes()), (103, &b"</a.css>"[..]));
+    assert!(!interim.headers().contains_key("content-length"));
     assert_eq!(whole(response).await.assert_status(200).text(), "ok");
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Note {
     pub health_changed: Option<SystemTime>,
     /// Why it is avoided, while it is, and since when.
     pub avoided: Option<(SystemTime, String)>,
-    /// Why it is not trusted, as it was said last.
+    /// Why it is not trusted, as it was said last, until it is reached.
     pub distrusted: Option<(SystemTime, String)>,
     /// When it was ejected last.
     pub ejected_at: Option<SystemTime>,
@@ -33,6 +33,14 @@ pub(crate) struct Probe {
     pub at: SystemTime,
     /// Why not.
     pub failed: Option<String>,
+}
+
+impl Note {
+    /// While it is avoided. That there was no connection says less than what TLS said when one was tried.
+    pub(crate) fn avoided_why(&self) -> Option<&str> {
+        let (_, why) = self.avoided.as_ref()?;
+        Some(self.distrusted.as_ref().map_or(why, |(_, distrusted)| distrusted))
+    }
 }
 
 impl Notes {
@@ -54,6 +62,10 @@ impl Notes {
         self.change(upstream, endpoint, |note| {
             let since = note.avoided.as_ref().map_or_else(SystemTime::now, |(since, _)| *since);
             note.avoided = why.map(|why| (since, cut(why)));
+            if why.is_none() {
+                // It was reached, and is who it should be.
+                note.distrusted = None;
+            }
         });
     }
 
@@ -106,6 +118,12 @@ mod tests {
         let first = since(&notes);
         notes.avoided("users", "a:1", Some("silent"));
         assert_eq!((since(&notes), notes.of("users", "a:1").avoided.unwrap().1.as_str()), (first, "silent"));
+        notes.distrusted("users", "a:1", "it does not speak TLS");
+        assert_eq!(notes.of("users", "a:1").avoided_why(), Some("it does not speak TLS"));
+        notes.avoided("users", "a:1", None);
+        assert_eq!(notes.of("users", "a:1").avoided_why(), None);
+        notes.avoided("users", "a:1", Some("silent"));
+        assert_eq!(notes.of("users", "a:1").avoided_why(), Some("silent"));
         let note = notes.of("users", "a:1");
         let failed = note.last_probe.and_then(|probe| probe.failed).unwrap();
         assert_eq!((failed.len(), note.avoided.is_some()), (LONGEST + 3, true));

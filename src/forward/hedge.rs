@@ -120,7 +120,7 @@ struct Racing<'a, E> {
 }
 
 impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'_, E> {
-    /// The copy, and whether a small answer to it is held back until it is whole, as another endpoint could be asked. `None` where there
+    /// The copy, and whether a small answer to it is held back until it is whole, as another one is or could be asked. `None` where there
     /// is nowhere else to send it.
     fn start(
         &mut self,
@@ -151,7 +151,7 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
         let (handshake, idle_limit) = (attempt.handshake().cloned(), attempt.idle_limit());
         let body = hedged.body.clone();
         let spelling = hedged.spelling.clone();
-        let may_hold = self.attempts.has_others(&[], Some(attempt.endpoint().id()), now);
+        let may_hold = self.running > 1 || self.attempts.has_untried(now);
         // Else it would not be hedged.
         let is_repeatable = true;
         let requests = hedged.requests;

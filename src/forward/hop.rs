@@ -112,8 +112,16 @@ pub(crate) fn clean_response(response: &mut ResponseHeader) {
     if found.is_empty() || (found == [header::CONNECTION] && nominates_nothing(response)) {
         return;
     }
+    // A refusal of whatever is not WebSocket says so (RFC 9110, section 15.5.22).
+    let is_required = response.status == StatusCode::UPGRADE_REQUIRED
+        && has_token(&response.headers, &header::UPGRADE, WEBSOCKET);
     for name in nominated(response).into_iter().chain(found) {
         response.remove_header(&name);
+    }
+    if is_required {
+        // In place of what was there.
+        let _ = response.insert_header(header::UPGRADE, WEBSOCKET);
+        let _ = response.insert_header(header::CONNECTION, "upgrade");
     }
 }
 

@@ -126,9 +126,12 @@ pub struct State {
     ledgers: Vec<Ledger>,
     /// How often it was looked at.
     looks: u64,
-    /// The breach that ended or paused it, in words.
+    /// What ended or paused it, in words.
     why: Option<String>,
 }
+
+/// Why a canary was rolled back that had broken no requirement.
+const BY_AN_OPERATOR: &str = "an operator has ordered it";
 
 impl State {
     /// Begins at `start`. `stable` and `candidate` are the names of the upstreams.
@@ -157,7 +160,7 @@ impl State {
         self.weight
     }
 
-    /// The breach that rolled it back or paused it.
+    /// The breach that rolled it back or paused it, or that an operator did.
     pub fn why(&self) -> Option<&str> {
         self.why.as_deref()
     }
@@ -275,6 +278,7 @@ impl State {
         }
         let from = self.weight;
         self.go(Phase::RolledBack, 0.0, now);
+        self.why = Some(BY_AN_OPERATOR.to_owned());
         Ok(Event::RolledBack { from })
     }
 

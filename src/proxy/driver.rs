@@ -72,8 +72,12 @@ impl Gateway {
             self.gather(session, ctx, &mut body).await?;
         }
         if let Some(hedge) = self.hedge_of(session, ctx) {
-            // Boxed: it is large, and most requests are not hedged.
-            return Box::pin(self.hedge(session, ctx, &mut body, hedge)).await;
+            self.gather(session, ctx, &mut body).await?;
+            // Copies have no trailers.
+            if body.whole().is_some() {
+                // Boxed: it is large, and most requests are not hedged.
+                return Box::pin(self.hedge(session, ctx, &mut body, hedge)).await;
+            }
         }
         let mut may_reuse = true;
         loop {
@@ -302,6 +306,10 @@ impl Gateway {
         let page = pages::instead(session, ctx, &mut header)?;
         self.filter_head(session, ctx, &mut header).await?;
         session.spell(exchange.spelling());
+        if !session.is_body_done() && session.request().headers.contains_key(header::EXPECT) {
+            // Who has waited for a word sends no body any more.
+            session.set_last();
+        }
         if let Some(page) = page {
             return self.pass_page(session, ctx, exchange, header, page).await;
         }

@@ -48,7 +48,7 @@ impl Gateway {
         (is_small && !upgrades && is_repeatable).then(|| (route.clone(), hedge.clone()))
     }
 
-    /// Answer a request by hedging.
+    /// Answer a request by hedging. All of it is here.
     ///
     /// # Errors
     ///
@@ -60,7 +60,6 @@ impl Gateway {
         body: &mut RequestBody,
         (route, hedge): Hedging,
     ) -> Result<(), Ended> {
-        self.gather(session, ctx, body).await?;
         body.rewind(true);
         let request = session.request().clone();
         ctx.destination(&route, &request)?;

@@ -262,7 +262,15 @@ fn plain(response: &Response) -> pingora_core::Result<ResponseHeader> {
 ///
 /// The client is gone.
 pub(crate) fn write(session: &mut Session, mut header: ResponseHeader, body: Bytes) -> Result<(), Reason> {
-    let without_body = body.is_empty() || session.request().method == Method::HEAD;
+    // Whatever a filter, a plugin or the configuration gives it: what followed would be taken for the next answer.
+    let has_none = matches!(
+        header.status,
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    if has_none {
+        header.remove_header(&header::CONTENT_LENGTH);
+    }
+    let without_body = has_none || body.is_empty() || session.request().method == Method::HEAD;
     if !without_body {
         header.insert_header(header::CONTENT_LENGTH, body.len()).map_err(|_| Reason::Internal)?;
     }

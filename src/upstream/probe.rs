@@ -320,7 +320,9 @@ pub(crate) fn words(etype: &ErrorType) -> String {
         ErrorType::InvalidHTTPHeader => "the answer is not HTTP",
         ErrorType::H1Error => "the answer is not HTTP/1",
         ErrorType::H2Error | ErrorType::InvalidH2 => "the answer is not HTTP/2",
-        ErrorType::HandshakeError => "the handshake failed",
+        ErrorType::HandshakeError | ErrorType::TLSHandshakeFailure => "the TLS handshake failed",
+        ErrorType::TLSHandshakeTimedout => "the TLS handshake took too long",
+        ErrorType::InvalidCert => "its certificate is not valid",
         _ => return spaced(etype.as_str()),
     };
     known.to_owned()

@@ -99,3 +99,15 @@ async fn a_stream_that_is_answered_early_may_end_before_it_is_reset() {
     let reset = wire.wait_for(|frame| frame.kind == RST_STREAM).await.unwrap();
     assert_eq!((reset.stream, reset.error()), (5, 0), "{reset:?}");
 }
+
+/// Who has waited for a word sends no body after an answer: the connection ends, and that is said (RFC 9112, section 9.6).
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waited_for_100_continue_and_is_answered_is_told_that_the_connection_ends() {
+    let answer = "HTTP/1.1 417 Expectation Failed\r\ncontent-length: 2\r\n\r\nno";
+    let (_upstream, gateway) = super::answering(answer).await;
+    let mut client = super::open(&gateway);
+    client.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\nexpect: 100-continue\r\n\r\n");
+    let answer = client.read_response();
+    assert_eq!((answer.status, answer.header("connection")), (417, Some("close")), "{answer:?}");
+    assert!(client.is_closed());
+}

@@ -155,3 +155,23 @@ async fn an_http2_answer_that_is_not_as_long_as_it_says_is_never_whole() {
         }
     }
 }
+
+/// What followed would be taken for the beginning of the next answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_the_gateway_s_own_that_may_have_no_body_has_none() {
+    let upstream = Backend::start().await;
+    for status in [204, 205, 304] {
+        let route = format!("filters: [{{respond: {{status: {status}, body: hello}}}}]");
+        let gateway = gateway(upstream.address(), &route, "").await;
+        let mut http1 = open(&gateway);
+        for _ in 0..2 {
+            http1.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+            let answer = http1.read_response();
+            assert_eq!((answer.status, answer.text()), (status, ""), "{answer:?}");
+            let length = (status == 205).then_some("0");
+            assert_eq!(answer.header("content-length"), length, "{answer:?}");
+        }
+        let answer = get_h2c(gateway.address("main"), "/").await;
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (status, 0));
+    }
+}

@@ -81,9 +81,10 @@ async fn trailers_of_an_answer_reach_those_who_take_them_and_the_rest_hear_of_no
 
 #[tokio::test(flavor = "multi_thread")]
 async fn trailers_of_a_request_reach_upstreams_of_either_version() {
-    for protocol in ["http1", "http2"] {
+    let hedge = "hedge: {after: 60s}, retry: {methods: [POST]}";
+    for (protocol, route) in [("http1", ""), ("http2", ""), ("http2", hedge)] {
         let origin = Origin::start(1, &[Deed::Answer(200)]).await;
-        let gateway = gateway(origin.addresses()[0], "", &format!("protocol: {protocol}")).await;
+        let gateway = gateway(origin.addresses()[0], route, &format!("protocol: {protocol}")).await;
         let mut http1 = open(&gateway);
         for _ in 0..2 {
             http1.write(format!(
@@ -93,16 +94,21 @@ async fn trailers_of_a_request_reach_upstreams_of_either_version() {
             assert_eq!(http1.read_response().status, 200, "{protocol}");
         }
         let mut http2 = Http2Client::open(gateway.address("main")).await;
-        let request = Request::post("http://a/").header("trailer", "x-sum").body(()).unwrap();
-        let (response, mut body) = http2.begin(request, false).await;
-        body.send_data("hello".into(), false).unwrap();
-        body.send_trailers(fields()).unwrap();
-        whole(response).await.assert_status(200);
+        for length in [None, Some("5")] {
+            let mut request = Request::post("http://a/").header("trailer", "x-sum");
+            if let Some(length) = length {
+                request = request.header("content-length", length);
+            }
+            let (response, mut body) = http2.begin(request.body(()).unwrap(), false).await;
+            body.send_data("hello".into(), false).unwrap();
+            body.send_trailers(fields()).unwrap();
+            whole(response).await.assert_status(200);
+        }
         for seen in origin.seen() {
             assert_eq!(seen.body.as_deref(), Some(&b"hello"[..]), "{protocol}");
             assert_eq!(names(&seen.trailers), ["x-sum"], "{protocol}");
         }
-        assert_eq!((origin.seen().len(), origin.connections()), (3, 1), "{protocol}");
+        assert_eq!((origin.seen().len(), origin.connections()), (4, 1), "{protocol} {route}");
     }
 }
 

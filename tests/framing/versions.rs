@@ -144,3 +144,43 @@ async fn refusals_before_the_proxy_are_whole_answers_in_the_form_that_is_asked_f
         }
     }
 }
+
+/// Clients such as Java's offer h2c with each request, and curl with `--http2`: they wait for a 101 before they switch.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_that_is_declined_costs_its_client_no_connection() {
+    let upstream =
+        ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("origin says 200"), Step::Again]).await;
+    let gateway = gateway(upstream.address(), "", "").await;
+    let mut client = open(&gateway);
+    let offers = [
+        "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA",
+        "upgrade: h2c",
+        "upgrade: websocket\r\nconnection: keep-alive",
+        "upgrade: tls/1.2\r\nconnection: upgrade",
+    ];
+    for offer in offers {
+        client.write(format!("GET / HTTP/1.1\r\nhost: a\r\n{offer}\r\n\r\n"));
+        let answer = client.read_response();
+        assert_eq!((answer.status, answer.header("connection")), (200, None), "{offer}: {answer:?}");
+    }
+    // Whoever asked for WebSocket may have begun to speak it.
+    client.write("GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n");
+    assert_eq!(client.read_response().header("connection"), Some("close"));
+    assert!(client.is_closed());
+}
+
+/// RFC 9110, section 15.5.22: it names the protocol.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_insists_on_websocket_says_so_to_the_client() {
+    let answer = "HTTP/1.1 426 Upgrade Required\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+                  content-length: 2\r\n\r\nno";
+    let (_upstream, gateway) = super::answering(answer).await;
+    let mut client = open(&gateway);
+    for _ in 0..2 {
+        client.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        let answer = client.read_response();
+        assert_eq!((answer.status, answer.text()), (426, "no"));
+        assert_eq!(answer.header("upgrade"), Some("websocket"), "{answer:?}");
+        assert_eq!(answer.header("connection"), Some("upgrade"), "{answer:?}");
+    }
+}

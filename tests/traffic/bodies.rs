@@ -5,7 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::{Client, Origin};
 use crate::support::{
-    Connection, Gateway, ScriptedUpstream, Step, Yaml, get, metric, wait_for_metric, within_deadline,
+    Connection, Gateway, RawConnection, ScriptedUpstream, Step, Yaml, get, metric, wait_for_metric,
+    within_deadline,
 };
 
 const BROKEN: &str = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";
@@ -270,5 +271,19 @@ async fn ejection_is_on_unless_it_is_off() {
             client.get("/").await;
         }
         assert_eq!(metric(&gateway, "tidegate_upstream_ejections_total", &[]).await, ejected, "{settings}");
+    }
+}
+
+/// The last that is asked is believed: what it sends passes as it comes, hedged or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_s_answer_is_whole_the_client_sees_where_it_breaks_off() {
+    let (one, two) = (broken(BROKEN, Step::Close).await, broken(BROKEN, Step::Close).await);
+    for route in ["", "hedge: {after: 60s}"] {
+        let gateway = gateway(route, &[one.address(), two.address()], "outlier: off").await;
+        let mut client = RawConnection::open(gateway.address("main"));
+        client.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        let head = client.read_head();
+        assert_eq!((head.status, head.header("content-length")), (200, Some("100")), "{route}: {head:?}");
+        assert_eq!(client.read_to_end(), b"half", "{route}");
     }
 }

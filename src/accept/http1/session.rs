@@ -262,8 +262,10 @@ impl Http1 {
             BodyLength::Unknown if !is_http10 => Coding::Chunked,
             _ => Coding::Plain,
         };
-        // Who meant to switch to another protocol may have begun to speak it: nothing of that is a request.
-        self.keeps &= !self.request.headers.contains_key(header::UPGRADE);
+        // Who asked for WebSocket may have begun to speak it: nothing of that is a request. Other offers, such as that of h2c which
+        // comes with each request of some clients, are none (RFC 9110, section 7.8).
+        let asks = |name, word| has_token(&self.request.headers, name, word);
+        self.keeps &= !(asks(&header::UPGRADE, "websocket") && asks(&header::CONNECTION, "upgrade"));
         // RFC 9112, section 6.1: an HTTP/1.0 client knows no chunks.
         self.keeps &= length != BodyLength::Unknown || !is_http10;
         self.takes_trailers =

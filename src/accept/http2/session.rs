@@ -233,6 +233,8 @@ impl Http2 {
         }
         let mut header = header.clone();
         clean(&mut header);
+        // It has no body, and clients take a length for that of the answer.
+        header.remove_header(&header::CONTENT_LENGTH);
         let response = Response::from_parts(header.into(), ());
         // A client that is gone shows with the final answer.
         let _ = self.respond.send_informational(response);

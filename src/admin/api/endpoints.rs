@@ -194,8 +194,7 @@ impl EndpointState {
             EndpointState::Open => Some("its circuit breaker is open".to_owned()),
             EndpointState::HalfOpen => Some("its circuit breaker lets a few requests through".to_owned()),
             EndpointState::Avoided => {
-                let why = note.avoided.as_ref().map(|(_, why)| why.clone());
-                Some(why.unwrap_or_else(|| "no connection could be made".to_owned()))
+                Some(note.avoided_why().unwrap_or("no connection could be made").to_owned())
             }
             EndpointState::Unknown => Some("it has not been probed yet".to_owned()),
             EndpointState::Healthy | EndpointState::Unchecked => None,
@@ -246,9 +245,9 @@ impl EndpointRow {
             since: is.since(&note).map(time),
             health: HealthView {
                 state: endpoint.map_or("unknown", |endpoint| health_word(endpoint.health())),
-                last_probe: note.last_probe.map(|probe| ProbeView {
+                last_probe: note.last_probe.as_ref().map(|probe| ProbeView {
                     ok: probe.failed.is_none(),
-                    why: probe.failed,
+                    why: probe.failed.clone(),
                     at: time(probe.at),
                 }),
                 changed_at: note.health_changed.map(time),
@@ -259,7 +258,7 @@ impl EndpointRow {
                 .filter(|_| ejected)
                 .map(|until| until.saturating_duration_since(now).as_secs_f64().ceil() as u64),
             avoided: endpoint.is_some_and(|endpoint| endpoint.is_on_probation()),
-            avoided_why: note.avoided.map(|(_, why)| why),
+            avoided_why: note.avoided_why().map(str::to_owned),
             breaker: endpoint.and_then(|endpoint| Some(BreakerView::of(endpoint.circuit()?, now))),
             weight: endpoint.map(|endpoint| endpoint.weight),
             priority: endpoint.map(|endpoint| endpoint.place.priority),
