@@ -298,6 +298,7 @@ pub enum BodyFlow {
     Pass,
     /// It waits, and is seen again together with the next part, so that a filter may gather what it needs. How much may
     /// wait is bounded by the listener's `filter_buffer`. The last part does not wait.
+    // Where `facts.waits` is set, it is seen again after that, too, alone.
     Hold,
     /// The filter waits, and is asked again about the same part, which it keeps meanwhile: `facts.waits` says for what.
     #[doc(hidden)]

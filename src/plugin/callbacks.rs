@@ -1,7 +1,6 @@
-//! What a module exports for its host to call. Each function has one signature, so a module that has another is refused
-//! when it starts.
+//! What a module exports for its host to call. Each function has one signature, so a module that has another is refused.
 
-use wasmtime::{Instance, Store, TypedFunc, WasmParams, WasmResults};
+use wasmtime::{ExternType, Instance, Module, Store, TypedFunc, ValType, WasmParams, WasmResults};
 
 use super::state::State;
 
@@ -89,4 +88,62 @@ fn head(store: &mut Store<State>, instance: &Instance, name: &str) -> Result<Opt
         return Ok(found.map(HeadCallback::WithEnd));
     }
     Ok(function(store, instance, name)?.map(HeadCallback::WithoutEnd))
+}
+
+/// Of functions that have one: how many numbers they take, and return. All are `i32`.
+const SIGNATURES: [(&str, usize, usize); 19] = [
+    ("proxy_on_context_create", 2, 0),
+    ("proxy_on_vm_start", 2, 1),
+    ("proxy_on_configure", 2, 1),
+    ("proxy_on_tick", 1, 0),
+    ("proxy_on_queue_ready", 2, 0),
+    ("proxy_on_grpc_receive_initial_metadata", 3, 0),
+    ("proxy_on_grpc_receive", 3, 0),
+    ("proxy_on_grpc_receive_trailing_metadata", 3, 0),
+    ("proxy_on_grpc_close", 3, 0),
+    ("proxy_on_http_call_response", 5, 0),
+    ("proxy_on_request_headers", 3, 1),
+    ("proxy_on_request_body", 3, 1),
+    ("proxy_on_request_trailers", 2, 1),
+    ("proxy_on_response_headers", 3, 1),
+    ("proxy_on_response_body", 3, 1),
+    ("proxy_on_response_trailers", 2, 1),
+    ("proxy_on_done", 1, 1),
+    ("proxy_on_log", 1, 0),
+    ("proxy_on_delete", 1, 0),
+];
+/// In the first version they do not say whether a head is all.
+const HEADS: [&str; 2] = ["proxy_on_request_headers", "proxy_on_response_headers"];
+
+/// # Errors
+///
+/// One that the host would call has another signature.
+pub(super) fn check_signatures(module: &Module) -> Result<(), String> {
+    let has = |name: &str| module.get_export(name).is_some();
+    let first = |names: [&'static str; 2]| if has(names[0]) { names[0] } else { names[1] };
+    let others =
+        [(first(["proxy_on_memory_allocate", "malloc"]), 1, 1), (first(["_initialize", "_start"]), 0, 0)];
+    for (name, takes, returns) in SIGNATURES.into_iter().chain(others) {
+        let Some(ExternType::Func(is)) = module.get_export(name) else { continue };
+        let (params, results): (Vec<ValType>, Vec<ValType>) = (is.params().collect(), is.results().collect());
+        let are_numbers = params.iter().chain(&results).all(ValType::is_i32);
+        let takes_as_many = params.len() == takes || (HEADS.contains(&name) && params.len() == 2);
+        if !(are_numbers && takes_as_many && results.len() == returns) {
+            let expected = (vec![ValType::I32; takes], vec![ValType::I32; returns]);
+            return Err(format!(
+                "`{name}` is not the function that proxy-wasm knows: it is {}, and should be {}",
+                shown(&params, &results),
+                shown(&expected.0, &expected.1)
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn shown(params: &[ValType], results: &[ValType]) -> String {
+    let list = |types: &[ValType]| {
+        let types: Vec<String> = types.iter().map(ToString::to_string).collect();
+        format!("({})", types.join(", "))
+    };
+    format!("{} -> {}", list(params), list(results))
 }

@@ -1,4 +1,5 @@
-//! The metrics that a plugin defines: one series for each name, however many instances define it.
+//! The metrics that a plugin defines: one series for each name, however many instances define it. Names that are the same once
+//! they are exposed are one.
 
 use std::{
     collections::HashMap,
@@ -33,6 +34,8 @@ pub(super) struct Custom {
 struct Inner {
     ids: HashMap<(Kind, String), u32>,
     metrics: Vec<Metric>,
+    /// Names of samples, and which metric has them.
+    samples: HashMap<String, (Kind, String)>,
 }
 
 struct Metric {
@@ -79,19 +82,29 @@ impl Custom {
         if let Some(id) = inner.ids.get(&key) {
             return Ok(*id);
         }
+        let (name, labels) = self.cut(name);
+        let is_same = |metric: &Metric| metric.kind == kind && metric.name == name && metric.labels == labels;
+        if let Some(at) = inner.metrics.iter().position(is_same) {
+            return Ok(number(at));
+        }
+        let owner = (kind, name);
+        let samples = samples(kind, &owner.1);
+        if samples.iter().any(|sample| inner.samples.get(sample).is_some_and(|other| *other != owner)) {
+            return Err(Status::BadArgument);
+        }
         if inner.metrics.len() >= most {
             return Err(Status::InternalFailure);
         }
-        let (name, labels) = self.cut(name);
+        inner.samples.extend(samples.into_iter().map(|sample| (sample, owner.clone())));
         inner.metrics.push(Metric {
             kind,
-            name,
+            name: owner.1,
             labels,
             value: AtomicU64::new(0),
             buckets: Default::default(),
             count: AtomicU64::new(0),
         });
-        let id = u32::try_from(inner.metrics.len()).unwrap_or(u32::MAX);
+        let id = number(inner.metrics.len() - 1);
         inner.ids.insert(key, id);
         Ok(id)
     }
@@ -166,7 +179,7 @@ impl Custom {
             let range = all.range();
             name.replace_range(range, "");
         }
-        (name, labels)
+        (exposed(&name), labels)
     }
 
     fn with<T>(&self, id: u32, use_it: impl FnOnce(&Metric) -> Result<T, Status>) -> Result<T, Status> {
@@ -178,6 +191,24 @@ impl Custom {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn number(at: usize) -> u32 {
+    u32::try_from(at + 1).unwrap_or(u32::MAX)
+}
+
+/// Other characters than a name may have become `_`.
+fn exposed(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
+}
+
+/// The names under which a metric's values are exposed.
+fn samples(kind: Kind, name: &str) -> Vec<String> {
+    let ends: &[&str] = match kind {
+        Kind::Counter | Kind::Gauge => &[""],
+        Kind::Histogram => &["", "_bucket", "_sum", "_count"],
+    };
+    ends.iter().map(|end| format!("{name}{end}")).collect()
 }
 
 #[cfg(test)]
@@ -194,6 +225,24 @@ mod tests {
             (shown.name.as_str(), shown.labels.as_slice()),
             ("hits", &[("value".into(), "blue".into())][..])
         );
+    }
+
+    #[test]
+    fn names_that_are_exposed_as_one_are_one_and_of_one_kind() {
+        let custom = Custom::default();
+        let define = |kind, name: &str| custom.define(kind, name.as_bytes(), 3);
+        let one = define(0, "a.b").unwrap();
+        assert_eq!((define(0, "a_b"), define(0, "a-b")), (Ok(one), Ok(one)));
+        assert_eq!(
+            (define(1, "a b"), define(2, "a-b")),
+            (Err(Status::BadArgument), Err(Status::BadArgument))
+        );
+        define(2, "time").unwrap();
+        assert_eq!(define(0, "time.count"), Err(Status::BadArgument));
+        define(1, "all_sum").unwrap();
+        assert_eq!(define(2, "all"), Err(Status::BadArgument));
+        let shown: Vec<String> = custom.shown().into_iter().map(|shown| shown.name).collect();
+        assert_eq!(shown, ["a_b", "time", "all_sum"]);
     }
 
     #[test]

@@ -67,9 +67,12 @@ impl Collector for Exposed {
             (instances.ready, instances.starting) = (report.ready, report.instances - report.ready);
             instances.is_told = true;
             for shown in plugin.custom() {
-                let (_, metrics) =
-                    families.entry(series_name(&shown.name)).or_insert_with(|| (shown.kind, Vec::new()));
-                metrics.push(metric(&shown, name));
+                let series = format!("tidegate_plugin_custom_{}", shown.name);
+                let (kind, metrics) = families.entry(series).or_insert_with(|| (shown.kind, Vec::new()));
+                // A name has one kind: of two plugins the newer one has it.
+                if *kind == shown.kind {
+                    metrics.push(metric(&shown, name));
+                }
             }
         }
         let memory = memory.into_iter().map(|(name, bytes)| {
@@ -113,13 +116,6 @@ impl Instances {
             },
         )
     }
-}
-
-/// Other characters than a name may have become `_`.
-fn series_name(name: &str) -> String {
-    let name: String =
-        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
-    format!("tidegate_plugin_custom_{name}")
 }
 
 fn metric(shown: &Shown, plugin: &str) -> Metric {

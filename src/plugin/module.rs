@@ -8,7 +8,7 @@ use std::{
 use openssl::sha::sha256;
 use wasmtime::{Engine, ExternType, InstancePre, Module as Compiled};
 
-use super::{cache::Cache, runtime::Runtime, state::State, table::digits};
+use super::{cache::Cache, callbacks::check_signatures, runtime::Runtime, state::State, table::digits};
 
 pub(super) struct Module {
     pub abi: Abi,
@@ -76,9 +76,10 @@ impl Module {
                     .into(),
             );
         }
-        if !compiled.exports().any(|export| matches!(export.ty(), ExternType::Memory(_))) {
-            return Err("it exports no memory".into());
+        if !matches!(compiled.get_export("memory"), Some(ExternType::Memory(_))) {
+            return Err("it exports no memory named `memory`".into());
         }
+        check_signatures(&compiled)?;
         check_imports(runtime, &compiled)?;
         let pre = runtime.linker.instantiate_pre(&compiled).map_err(|error| format!("{error:#}"))?;
         Ok(Module { abi, pre, exports, runtime: runtime.clone() })

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwapOption;
@@ -28,7 +28,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    observe::{log::event, metrics::PluginMetrics},
+    observe::{log::event, log_throttle::Sparse, metrics::PluginMetrics},
     sharded::thread_number,
 };
 
@@ -46,6 +46,7 @@ pub(crate) struct Plugin {
     worker: Worker,
     since: SystemTime,
     failures: AtomicU64,
+    told: Sparse,
     /// A configuration without it is in force: it ends with its last request.
     is_draining: AtomicBool,
 }
@@ -113,6 +114,7 @@ impl Plugin {
             worker: Worker::default(),
             since: SystemTime::now(),
             failures: AtomicU64::new(0),
+            told: Sparse::default(),
             is_draining: AtomicBool::new(false),
         });
         // It was empty.
@@ -205,14 +207,17 @@ impl Plugin {
         }
         self.failed(failure.why);
         let mut instance = cell.lock();
-        event!(
-            Error,
-            "a plugin failed, its instance is replaced",
-            plugin = self.own.settings.name,
-            why = failure.why,
-            problem = failure.text,
-            last_lines = instance.lines(),
-        );
+        if let Some(passed_over) = self.told.say(Instant::now()) {
+            event!(
+                Error,
+                "a plugin failed, its instance is replaced",
+                plugin = self.own.settings.name,
+                why = failure.why,
+                problem = failure.text,
+                last_lines = instance.lines(),
+                passed_over = passed_over,
+            );
+        }
         instance.wake_all();
         instance.give_up_calls();
         drop(instance);

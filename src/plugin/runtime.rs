@@ -38,6 +38,8 @@ impl Runtime {
     fn new() -> wasmtime::Result<Runtime> {
         let mut config = Config::new();
         config.epoch_interruption(true);
+        // Nothing of proxy-wasm says which memory a pointer is for.
+        config.wasm_multi_memory(false);
         // Names of functions are in the module itself. Lines of source files would be read from files that the module names.
         config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
         let engine = Engine::new(&config)?;

@@ -227,7 +227,7 @@ impl State {
             allocate: None,
             allocates: false,
             runs: false,
-            limiter: Limiter { most, refused: false },
+            limiter: Limiter::new(most),
             common,
             contexts: BTreeMap::new(),
             effective: 0,
@@ -299,33 +299,95 @@ impl State {
     }
 }
 
-/// Bounds the memory of an instance, and its tables.
+/// Bounds the memory of an instance, its tables included.
 pub(super) struct Limiter {
     most: usize,
+    used: usize,
+    /// What the last growth has added.
+    added: usize,
     /// More was asked for, which often is why a trap follows.
     pub refused: bool,
 }
 
-/// Of functions; the largest of plugins have some ten thousand.
-const MOST_ELEMENTS: usize = 1_000_000;
+/// Compilers make one or two.
+const MOST_TABLES: usize = 16;
+/// An element of a table is a reference.
+const ELEMENT: usize = size_of::<usize>();
+
+impl Limiter {
+    fn new(most: usize) -> Limiter {
+        Limiter { most, used: 0, added: 0, refused: false }
+    }
+
+    fn grow(&mut self, by: usize) -> bool {
+        let used = self.used.saturating_add(by);
+        if used > self.most {
+            self.refused = true;
+            return false;
+        }
+        (self.used, self.added) = (used, by);
+        true
+    }
+
+    /// It was allowed, and did not happen: beyond its own maximum, for one.
+    fn take_back(&mut self) {
+        self.used -= std::mem::take(&mut self.added);
+    }
+}
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        self.refused |= desired > self.most;
-        Ok(desired <= self.most)
+        Ok(self.grow(desired.saturating_sub(current)))
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.take_back();
+        Ok(())
     }
 
     fn table_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= MOST_ELEMENTS)
+        Ok(self.grow(desired.saturating_sub(current).saturating_mul(ELEMENT)))
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.take_back();
+        Ok(())
+    }
+
+    fn memories(&self) -> usize {
+        1
+    }
+
+    fn tables(&self) -> usize {
+        MOST_TABLES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_and_tables_are_bounded_together() {
+        let mut limiter = Limiter::new(1000);
+        assert!(limiter.memory_growing(0, 500, None).unwrap());
+        assert!(limiter.table_growing(0, 300 / ELEMENT, None).unwrap());
+        assert!(!limiter.memory_growing(500, 900, None).unwrap() && limiter.refused);
+        assert!(!limiter.table_growing(0, usize::MAX, None).unwrap());
+        assert!(limiter.memory_growing(500, 700, None).unwrap());
+        assert!(!limiter.table_growing(0, 1, None).unwrap());
+        // What did not happen is room again.
+        limiter.memory_grow_failed(wasmtime::Error::msg("beyond its maximum")).unwrap();
+        assert!(limiter.table_growing(0, 1, None).unwrap());
     }
 }

@@ -39,15 +39,59 @@ struct Work {
     keeps: Option<Arc<Plugin>>,
     /// When instances are to be made.
     mend_at: Option<Instant>,
+    backoff: Backoff,
+}
+
+/// How long until instances are made again.
+#[derive(Default)]
+struct Backoff {
     wait: Duration,
+    mended: Option<Instant>,
+}
+
+impl Backoff {
+    /// One failed without a request: the next may do so as soon, unless this one has lived for long.
+    fn after_failure(&mut self, now: Instant) -> Instant {
+        match self.has_lived(now) {
+            true => now,
+            false => self.longer(now),
+        }
+    }
+
+    /// One did not start.
+    fn longer(&mut self, now: Instant) -> Instant {
+        self.wait = (self.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+        now + self.wait
+    }
+
+    /// Whether what was made before has lived for so long that its failures are forgotten.
+    fn has_lived(&mut self, now: Instant) -> bool {
+        let has_lived = self.mended.is_none_or(|at| now.saturating_duration_since(at) >= LONGEST_WAIT);
+        if has_lived {
+            self.wait = Duration::ZERO;
+        }
+        has_lived
+    }
 }
 
 impl Worker {
     /// Instances are missing.
     pub(super) fn mend(&self, plugin: &OnceLock<Weak<Plugin>>) {
         let mut work = self.lock();
-        work.mend_at.get_or_insert_with(Instant::now);
+        if work.mend_at.is_none() {
+            let now = Instant::now();
+            work.backoff.has_lived(now);
+            work.mend_at = Some(now);
+        }
         work.wake(plugin);
+    }
+
+    /// An instance has failed without a request, as it may again and again.
+    fn wait_to_mend(&self, now: Instant) {
+        let mut work = self.lock();
+        if work.mend_at.is_none() {
+            work.mend_at = Some(work.backoff.after_failure(now));
+        }
     }
 
     /// A part has come into that queue.
@@ -136,7 +180,17 @@ fn work(plugin: &Arc<Plugin>) -> Option<Instant> {
     }
     let now = Instant::now();
     let slots = plugin.settings().instances;
-    let ticks = (0..slots).filter_map(|slot| inside(plugin, slot, |instance| instance.tick(now)).flatten());
+    let ticks = (0..slots).filter_map(|slot| {
+        let ticked = |instance: &mut Instance| {
+            let ticked = instance.tick(now);
+            // Requests must not be able to have instances wait: only a tick is all the plugin's own.
+            if ticked.as_ref().is_err_and(|failure| !failure.is_of_another) {
+                plugin.worker().wait_to_mend(Instant::now());
+            }
+            ticked
+        };
+        inside(plugin, slot, ticked).flatten()
+    });
     let ticks = ticks.min();
     let has_more = !plugin.worker().lock().queues.is_empty();
     let more = has_more.then(|| now + pause);
@@ -185,12 +239,11 @@ fn mend(plugin: &Arc<Plugin>) -> Option<Instant> {
     let mended = plugin.mend();
     let mut work = plugin.worker().lock();
     match mended {
-        Ok(()) => work.wait = Duration::ZERO,
+        Ok(()) => work.backoff.mended = Some(Instant::now()),
         Err(problem) => {
             plugin.failed("start");
-            work.wait = (work.wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
-            work.mend_at = Some(Instant::now() + work.wait);
-            let (name, wait) = (&plugin.settings().name, work.wait.as_secs());
+            work.mend_at = Some(work.backoff.longer(Instant::now()));
+            let (name, wait) = (&plugin.settings().name, work.backoff.wait.as_secs());
             event!(
                 Error,
                 "a plugin does not start again",
@@ -201,4 +254,23 @@ fn mend(plugin: &Arc<Plugin>) -> Option<Instant> {
         }
     }
     work.mend_at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_fails_soon_after_it_was_made_is_made_again_later_and_later() {
+        let (mut backoff, start) = (Backoff::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(backoff.after_failure(start), start, "at once for the first time");
+        for (now, next) in [(0, 1), (1, 3), (3, 7), (7, 15), (15, 31), (31, 63), (63, 123), (123, 183)] {
+            backoff.mended = Some(at(now));
+            assert_eq!(backoff.after_failure(at(now)), at(next));
+        }
+        assert_eq!(backoff.after_failure(at(183)), at(183), "it has lived for a minute");
+        backoff.mended = Some(at(183));
+        assert_eq!(backoff.after_failure(at(184)), at(185));
+    }
 }

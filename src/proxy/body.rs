@@ -188,6 +188,7 @@ impl RequestBody {
             }
             // Nothing else goes on meanwhile.
             true => return Poll::Pending,
+            false if ctx.poll_held(Side::Request, cx).is_ready() => {}
             // What a filter has seen before comes first, and is not the last.
             false if !ctx.ahead.is_empty() => part = Some(std::mem::take(&mut ctx.ahead)),
             false => {

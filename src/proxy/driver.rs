@@ -406,6 +406,10 @@ impl Gateway {
             ready!(ctx.poll_waits(session.request_mut(), None, cx));
         }
         match passing {
+            Passing::Body(head) if ctx.poll_held(Side::Response, cx).is_ready() => {
+                let part = self.response_body_filter(session, ctx, Bytes::new(), false)?;
+                *passing = pass_part(session, head.take(), part, false)?;
+            }
             Passing::Body(head) => match exchange.poll_body(cx) {
                 Poll::Ready(Ok(Some(part))) => {
                     let is_last = exchange.is_whole() && ctx.facts.grpc.is_none();

@@ -101,4 +101,22 @@ async fn a_body_is_held_back_up_to_the_buffer_and_may_pass_beyond() {
     let answer = send(gateway.address("main"), "POST", "/echo", &[], "x".repeat(500_000)).await;
     answer.assert_reason(503, "plugin_error");
     assert_eq!(metric(&gateway, "tidegate_plugin_failures_total", &["buffer"]).await, 1.0);
+    // Without the plugin it passes whole, as long as it was said to be.
+    let gateway = gateway_from(&backend, &written(holds), "fail: open, limits: {buffer: 1KiB}").await;
+    let answer = send(gateway.address("main"), "POST", "/echo", &[], "x".repeat(500_000)).await;
+    assert_eq!(answer.assert_status(200).header("content-length"), Some("500000"));
+    assert_eq!(answer.body.len(), 500_000);
+    assert_eq!(metric(&gateway, "tidegate_plugin_failures_total", &["length"]).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_is_cut_where_it_is_too_long() {
+    let backend = Backend::start().await;
+    let talks = r#"
+        (func (export "proxy_on_configure") (param i32 i32) (result i32)
+          (memory.fill (i32.const 4096) (i32.const 120) (i32.const 60000))
+          (drop (call $log (i32.const 2) (i32.const 4096) (i32.const 60000)))
+          (i32.const 1))"#;
+    let gateway = gateway_of(&backend, talks, "instances: 1").await;
+    gateway.wait_for_message(&"x".repeat(16 * 1024)).await;
 }

@@ -44,6 +44,14 @@ fn a_file_that_is_no_plugin_is_refused_with_what_it_is() {
     assert_refused(&later, "", "`proxy_abi_version_0_3_0`");
     let without = plain(r#"(module (memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1")))"#);
     assert_refused(&without, "", "neither `proxy_on_memory_allocate` nor `malloc`");
+    let memories = |more: &str| {
+        plain(&format!(
+            r#"(module {more} (func (export "proxy_abi_version_0_2_1"))
+            (func (export "malloc") (param i32) (result i32) (i32.const 0)))"#
+        ))
+    };
+    assert_refused(&memories(r#"(memory (export "mem") 1)"#), "", "it exports no memory named `memory`");
+    assert_refused(&memories(r#"(memory (export "memory") 1) (memory 1)"#), "", "it cannot be compiled");
 }
 
 #[test]
@@ -82,11 +90,29 @@ fn what_does_not_start_is_refused_with_what_it_said_last() {
     assert_refused(&first, "", "cannot be initialised");
     let without = written(r#"(func (export "proxy_on_context_create") (param i32 i32) (unreachable))"#);
     assert_refused(&without, "", "were no contexts registered?");
-    let other = written(r#"(func (export "proxy_on_tick") (param i64))"#);
-    assert_refused(&other, "", "`proxy_on_tick` is not the function that proxy-wasm knows");
     let large =
         written(r#"(func (export "_initialize") (drop (memory.grow (i32.const 100))) (unreachable))"#);
     assert_refused(&large, "limits: {memory: 1MiB}", "it was refused more memory");
+    // Tables count, each of them.
+    let tables = written("(table 60000 funcref) (table 60000 funcref)");
+    assert_refused(&tables, "limits: {memory: 1MiB}", "it was refused more memory");
+    assert!(check(&tables, "limits: {memory: 2MiB}").0);
+    assert_refused(&written(&"(table 1 funcref)".repeat(17)), "", "cannot be instantiated");
+}
+
+#[test]
+fn a_function_of_another_signature_is_refused_wherever_it_is_looked_at() {
+    let other = written(r#"(func (export "proxy_on_tick") (param i64))"#);
+    let told = "`proxy_on_tick` is not the function that proxy-wasm knows: it is (i64) -> (), and should be (i32) -> ()";
+    assert_refused(&other, "", told);
+    let head =
+        written(r#"(func (export "proxy_on_request_headers") (param i32) (result i32) (i32.const 0))"#);
+    assert_refused(&head, "", "it is (i32) -> (i32), and should be (i32, i32, i32) -> (i32)");
+    let directory = TempDir::new().unwrap();
+    put(directory.path(), "other", &other);
+    let output = tidegate(directory.path()).args(["plugin", "other.wasm"]).output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(1) && shown.contains(told), "{shown}");
 }
 
 #[test]

@@ -134,6 +134,17 @@ async fn properties_are_what_envoy_calls_them() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_only_logs_finds_the_response() {
+    let backend = Backend::start().await;
+    for method in ["GET", "HEAD"] {
+        let yaml = yaml(&backend, "written", "instances: 1, phases: [request_headers, log]");
+        let gateway = Gateway::start_in(directory(), &yaml, &[]).await;
+        send(gateway.address("main"), method, "/headers", &[("x-ask", "response.code")], "").await;
+        gateway.wait_for_message(&number(200)).await;
+    }
+}
+
 /// A name in metadata has dots of its own, so it is asked for by a plugin that has it in its own code.
 #[tokio::test(flavor = "multi_thread")]
 async fn metadata_of_the_route_is_found_by_namespace_and_name() {

@@ -2,7 +2,7 @@
 
 use super::{gateway, gateway_of, yaml};
 use crate::support::{
-    Backend, Gateway, RawConnection,
+    Backend, Gateway, RawConnection, ScriptedUpstream, Step,
     grpc::{GrpcServer, call, message},
     http2::{Http2Client, whole},
     logged, metric,
@@ -135,4 +135,67 @@ async fn a_go_on_that_came_too_early_lets_nothing_pass() {
         (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32) (i32.const 1))"#;
     let gateway = gateway_of(&backend, eager, "instances: 1, limits: {pause: 20ms}").await;
     send(gateway.address("main"), "GET", "/headers", &[], "").await.assert_reason(503, "plugin_error");
+}
+
+/// Holds each part of a body back but the last; a tick lets it go on.
+const HOLDS: &str = r#"
+  (global $waiting (mut i32) (i32.const 0))
+  (func (export "proxy_on_configure") (param i32 i32) (result i32)
+    (drop (call $set_tick (i32.const 1)))
+    (i32.const 1))
+  (func (export "proxy_on_request_body") (export "proxy_on_response_body")
+    (param $context i32) (param $size i32) (param $is_last i32) (result i32)
+    (global.set $waiting (local.get $context))
+    (i32.eqz (local.get $is_last)))
+  (func (export "proxy_on_tick") (param i32)
+    (if (global.get $waiting)
+      (then
+        (drop (call $effective (global.get $waiting)))
+        (drop (call $continue (i32.const 0)))
+        (global.set $waiting (i32.const 0)))))"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_may_go_on_does_not_wait_for_the_next() {
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello";
+    let steps = vec![Step::ReadHead, Step::write(half), Step::Hold, Step::write("world")];
+    let upstream = ScriptedUpstream::start(steps).await;
+    let gateway = gateway_before(&upstream, HOLDS, "instances: 1").await;
+    let mut connection = RawConnection::open(gateway.address("main"));
+    connection.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    connection.read_head();
+    assert_eq!(connection.read_exactly(5), b"hello");
+    upstream.release();
+    assert_eq!(connection.read_exactly(5), b"world");
+    // The same of a request.
+    let steps = vec![Step::ReadHead, Step::ReadBody(5), Step::respond("early")];
+    let upstream = ScriptedUpstream::start(steps).await;
+    let gateway = gateway_before(&upstream, HOLDS, "instances: 1").await;
+    let mut connection = RawConnection::open(gateway.address("main"));
+    connection.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhello");
+    assert_eq!(connection.read_response().text(), "early");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_behind_which_nothing_comes_is_held_back_no_longer_than_a_pause() {
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello";
+    let upstream = ScriptedUpstream::start(vec![Step::ReadHead, Step::write(half), Step::Stall]).await;
+    let holds = r#"(func (export "proxy_on_response_body") (param i32 i32) (param $is_last i32) (result i32)
+        (i32.eqz (local.get $is_last)))"#;
+    let gateway = gateway_before(&upstream, holds, "instances: 1, limits: {pause: 20ms}").await;
+    send(gateway.address("main"), "GET", "/", &[], "").await.assert_reason(503, "plugin_error");
+    assert_eq!(metric(&gateway, "tidegate_plugin_failures_total", &["pause"]).await, 1.0);
+    let gateway = gateway_before(&upstream, holds, "instances: 1, fail: open, limits: {pause: 20ms}").await;
+    let mut connection = RawConnection::open(gateway.address("main"));
+    connection.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    assert_eq!(connection.read_head().header("content-length"), Some("10"));
+    assert_eq!(connection.read_exactly(5), b"hello");
+}
+
+async fn gateway_before(upstream: &ScriptedUpstream, functions: &str, more: &str) -> Gateway {
+    let backend = Backend::start().await;
+    let directory = tempfile::TempDir::new().unwrap();
+    put(directory.path(), "written", &written(functions));
+    let yaml = yaml(&backend, "written", more)
+        .replace(&backend.address().to_string(), &upstream.address().to_string());
+    Gateway::start_in(directory, &yaml, &[]).await
 }

@@ -1,20 +1,31 @@
 //! A part of a body on its way through a chain, in either direction: what steps hold back of it, and who waits with it.
 
+use std::task::{Context, Poll};
+
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
 use super::Step;
-use crate::filter::{BodyFlow, Exchange, Phases, Reason, Response};
+use crate::filter::{BodyFlow, Exchange, Phases, Reason, Response, Waits};
 
-/// Parts of one body that filters hold back, each with whose they are.
+/// Parts of one body that filters hold back.
 #[derive(Debug, Default)]
 pub struct Held {
-    parts: Vec<(usize, BytesMut)>,
+    parts: Vec<Part>,
     bytes: usize,
     /// The step that waits, and is asked again.
     waiting: Option<usize>,
     /// It has passed the last part, and waits with what is behind it.
     behind: Option<Bytes>,
+}
+
+#[derive(Debug)]
+struct Part {
+    /// Whose it is.
+    step: usize,
+    bytes: BytesMut,
+    /// When that step is asked again, even if nothing more has come.
+    waits: Option<Waits>,
 }
 
 /// Which way a body goes.
@@ -63,16 +74,29 @@ struct TooMuch;
 impl Held {
     /// What this step has held back of the body, and in front of which the next part belongs.
     fn release(&mut self, step: usize) -> Option<BytesMut> {
-        let at = self.parts.iter().position(|(of, _)| *of == step)?;
-        let (_, part) = self.parts.swap_remove(at);
-        self.bytes -= part.len();
-        Some(part)
+        let at = self.parts.iter().position(|part| part.step == step)?;
+        let part = self.parts.swap_remove(at);
+        self.bytes -= part.bytes.len();
+        Some(part.bytes)
     }
 
-    fn hold(&mut self, step: usize, part: BytesMut, most: usize) -> Result<(), TooMuch> {
-        self.bytes += part.len();
-        self.parts.push((step, part));
+    fn hold(&mut self, part: Part, most: usize) -> Result<(), TooMuch> {
+        self.bytes += part.bytes.len();
+        self.parts.push(part);
         if self.bytes > most { Err(TooMuch) } else { Ok(()) }
+    }
+
+    /// Ready when a step that holds a part back is to be asked again, with no more than that: an empty part then finds it.
+    pub(crate) fn poll_ends(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut ends = |part: &mut Part| {
+            part.waits.as_mut().is_some_and(|waits| waits.until.as_mut().poll(cx).is_ready())
+        };
+        let Some(part) = self.parts.iter_mut().find_map(|part| ends(part).then_some(part)) else {
+            return Poll::Pending;
+        };
+        part.waits = None;
+        self.waiting = Some(part.step);
+        Poll::Ready(())
     }
 }
 
@@ -158,8 +182,9 @@ impl Step {
             BodyFlow::Hold if is_last => Ok(Stepped::On),
             BodyFlow::Wait => Ok(Stepped::Waits),
             BodyFlow::Hold => {
-                let part = BytesMut::from(std::mem::take(data));
-                held.hold(place, part, most).map_err(|TooMuch| way.too_much())?;
+                let bytes = BytesMut::from(std::mem::take(data));
+                let part = Part { step: place, bytes, waits: exchange.facts.waits.take() };
+                held.hold(part, most).map_err(|TooMuch| way.too_much())?;
                 Ok(Stepped::On)
             }
             BodyFlow::Reply(response) => {

@@ -5,9 +5,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::{Caller, Hostcall, memory};
 use crate::plugin::{lines, state::State, view::Status};
 
+/// A line is cut there.
+pub(super) const LONGEST_LINE: usize = 16 * 1024;
+
 pub(super) fn write(caller: &mut Caller<'_>, level: i32, line: i32, length: i32) -> Hostcall {
     let level = lines::level(level).ok_or(Status::BadArgument)?;
-    let line = String::from_utf8_lossy(memory::read(caller, line, length)?).into_owned();
+    let line = memory::read(caller, line, length)?;
+    let line = String::from_utf8_lossy(&line[..line.len().min(LONGEST_LINE)]).into_owned();
     say(caller, level, &line);
     Ok(())
 }

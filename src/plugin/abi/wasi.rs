@@ -7,7 +7,11 @@ use std::{fmt, time::Instant};
 use openssl::rand::rand_bytes;
 use wasmtime::Linker;
 
-use super::{Caller, log, memory};
+use super::{
+    Caller,
+    log::{self, LONGEST_LINE},
+    memory,
+};
 use crate::plugin::{state::State, view::Status};
 
 const SUCCESS: i32 = 0;
@@ -23,8 +27,6 @@ const MODULES: [&str; 2] = ["wasi_snapshot_preview1", "wasi_unstable"];
 const MOST_RANDOM: usize = 64 * 1024;
 /// One write may have so many parts.
 const MOST_PARTS: i32 = 1024;
-/// A line is cut there.
-const LONGEST_LINE: usize = 16 * 1024;
 
 /// The plugin has ended itself.
 #[derive(Debug)]

@@ -47,6 +47,14 @@ impl Context {
         back(&mut Exchange { request, response, facts: &mut self.facts });
     }
 
+    /// Ready when a filter that holds back a part of this body is to be asked again; an empty part then finds it.
+    pub(crate) fn poll_held(&mut self, side: Side, cx: &mut Task<'_>) -> Poll<()> {
+        match side {
+            Side::Request => self.held_request.poll_ends(cx),
+            Side::Response => self.held_response.poll_ends(cx),
+        }
+    }
+
     /// Take up what a filter has said of it.
     pub(crate) fn begin_waits(&mut self, side: Option<Side>) -> bool {
         self.waits = self.facts.waits.take().map(|waits| (side, waits));

@@ -5,11 +5,11 @@ use http::HeaderMap;
 
 use super::{
     Step,
-    lending::{Kept, Left, Turned},
+    lending::{Kept, Left, Turned, news, seen},
     view::Phase,
 };
 use crate::{
-    filter::{BodyFlow, Exchange, Reason},
+    filter::{BodyFlow, Exchange, Reason, Waits},
     plugin::{Failure, Turn, Verdict},
 };
 
@@ -28,27 +28,35 @@ impl Step {
             Some(turned) => turned,
             None => {
                 let whole = std::mem::take(data);
-                if whole.len() > self.most() && self.passed(exchange, phase, |passed| passed.is_held) {
-                    return self.too_much(exchange, data, whole, phase);
-                }
                 let size = whole.len();
-                self.turn(exchange, &stream, phase, |lent| {
-                    lent.part = whole;
-                    match phase {
-                        Phase::RequestBody => Turn::RequestBody { size, is_last },
-                        _ => Turn::ResponseBody { size, is_last },
+                match self.passed(exchange, phase, |passed| passed.held) {
+                    // Nothing has come: it may go on, or was held back too long.
+                    Some(held) if held == size && !is_last => {
+                        Turned::Said(seen(&stream), Left { part: whole, ..Left::default() })
                     }
-                })?
+                    Some(_) if size > self.most() => {
+                        return self.too_much(exchange, data, whole, is_last, phase);
+                    }
+                    _ => self.turn(exchange, &stream, phase, |lent| {
+                        lent.part = whole;
+                        match phase {
+                            Phase::RequestBody => Turn::RequestBody { size, is_last },
+                            _ => Turn::ResponseBody { size, is_last },
+                        }
+                    })?,
+                }
             }
         };
         let Turned::Said(verdict, left) = turned else { return Ok(BodyFlow::Wait) };
         *data = left.part;
         let is_held = matches!(verdict, Ok(Verdict::Pause | Verdict::HoldHead)) && !is_last;
-        self.passed(exchange, phase, |passed| passed.is_held = is_held);
-        match is_held {
-            true => Ok(BodyFlow::Hold),
-            false => self.settle(exchange, data, is_last, phase, verdict),
+        self.passed(exchange, phase, |passed| passed.held = is_held.then_some(data.len()));
+        if !is_held {
+            return self.settle(exchange, data, is_last, phase, verdict);
         }
+        // Each part is a pause of its own: how fast parts come is not for the plugin to say.
+        exchange.facts.waits = Some(Waits { until: Box::pin(news(stream)), back: Box::new(|_| {}) });
+        Ok(BodyFlow::Hold)
     }
 
     /// What a plugin wants to become of a part.
@@ -83,6 +91,7 @@ impl Step {
         exchange: &mut Exchange<'_>,
         data: &mut Bytes,
         whole: Bytes,
+        is_last: bool,
         phase: Phase,
     ) -> Result<BodyFlow, Reason> {
         *data = whole;
@@ -90,7 +99,7 @@ impl Step {
             Phase::RequestBody => Err(Reason::RequestTooLarge),
             _ => {
                 self.counted(exchange, "buffer")?;
-                Ok(BodyFlow::Pass)
+                self.pass(exchange, data, is_last, phase)
             }
         }
     }

@@ -85,7 +85,8 @@ impl Step {
         }
         let head = exchange.response.as_deref();
         let announced = head.and_then(|head| length_in(&head.headers)).filter(|_| !is_last);
-        let head = head.filter(|_| !is_last || self.calls.response_headers).cloned();
+        let is_asked_for = !is_last || self.calls.response_headers || self.calls.log;
+        let head = head.filter(|_| is_asked_for).cloned();
         if let Some(kept) = exchange.state::<Kept>(self) {
             kept.response = Passed { announced, ..Passed::default() };
             if let Some(lent) = &mut kept.lent {

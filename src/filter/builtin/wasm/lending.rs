@@ -69,8 +69,8 @@ pub(super) struct Passed {
     pub bytes: u64,
     /// So long it is said to be, to one who has been told.
     pub announced: Option<u64>,
-    /// The plugin holds the beginning back.
-    pub is_held: bool,
+    /// The plugin holds so many bytes back.
+    pub held: Option<usize>,
 }
 
 /// What a turn came to.
@@ -171,24 +171,27 @@ fn give_back(stream: &Stream, exchange: &mut Exchange<'_>, owner: usize, is_over
 }
 
 /// What has come of a wait.
-fn seen(stream: &Stream) -> Result<Verdict, Failure> {
+pub(super) fn seen(stream: &Stream) -> Result<Verdict, Failure> {
     stream.look().unwrap_or_else(|| {
         stream.root().plugin().failed("pause");
         Err(Failure::new("pause", "the request was paused too long"))
     })
 }
 
-/// Until the plugin has said what is to become of the request, or it has waited long enough.
 async fn until(stream: Arc<Stream>) {
-    let plugin = stream.root().plugin().clone();
-    let _paused = Paused::begin(plugin.metrics().clone());
+    let _paused = Paused::begin(stream.root().plugin().metrics().clone());
+    news(stream).await;
+}
+
+/// Until the plugin has said what is to become of the request, or it has waited long enough.
+pub(super) async fn news(stream: Arc<Stream>) {
     let said = async {
         while !stream.has_news() {
             stream.woken().await;
         }
     };
     // What it has come to is looked at afterwards.
-    let _ = timeout(plugin.settings().limits.pause, said).await;
+    let _ = timeout(stream.root().plugin().settings().limits.pause, said).await;
 }
 
 /// One more request waits.

@@ -43,6 +43,7 @@ struct Calls {
     response_headers: bool,
     response_body: bool,
     response_trailers: bool,
+    log: bool,
 }
 
 impl Step {
@@ -61,6 +62,7 @@ impl Step {
             response_headers: makes(PluginPhase::ResponseHeaders),
             response_body: makes(PluginPhase::ResponseBody),
             response_trailers: makes(PluginPhase::ResponseTrailers),
+            log: makes(PluginPhase::Log),
         };
         // A plugin that never saw the request hears nothing of the response, so each begins with the request.
         let always = Phases::REQUEST_ASYNC | Phases::END | Phases::ASKS_FOR_WAYS;
@@ -68,7 +70,8 @@ impl Step {
             (calls.request_headers, Phases::CHANGES_REQUEST),
             (calls.request_body, Phases::REQUEST_BODY),
             (calls.request_trailers, Phases::REQUEST_TRAILERS),
-            (calls.response_headers || calls.response_body, Phases::RESPONSE),
+            // What is logged may be of the response.
+            (calls.response_headers || calls.response_body || calls.log, Phases::RESPONSE),
             (calls.response_body, Phases::RESPONSE_BODY),
             (calls.response_trailers, Phases::RESPONSE_TRAILERS),
         ];

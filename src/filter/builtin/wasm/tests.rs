@@ -3,7 +3,7 @@
 use std::{cell::OnceCell, sync::Arc};
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     filter::{Exchange, Facts},
     observe::metrics::Metrics,
-    plugin::{Failure, Host, Root, Sought, Turn},
+    plugin::{Change, Failure, Host, Map, Root, Side, Sought, Status, Turn, View},
 };
 
 /// Names, and what each takes: `i` has four bytes, `l` eight.
@@ -129,6 +129,37 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
         Just([&[1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0][..], b"a\0b\0"].concat()),
         proptest::collection::vec(any::<u8>(), 0..64),
     ]
+}
+
+#[test]
+fn pairs_of_which_one_is_refused_change_nothing() {
+    let (mut request, mut facts) = (request(), Facts::default());
+    let mut exchange = Exchange::new(&mut request, &mut facts);
+    let mut lent = Lent::of(&mut exchange, Phase::RequestHeaders);
+    let pairs: [(&[u8], &[u8]); 3] = [(b":path", b"/good"), (b"x-new", b"1"), (b":method", b"no method")];
+    let changed = lent.change(Map::Headers(Side::Request), Change::All(&pairs));
+    assert_eq!((changed, lent.request.raw_path()), (Err(Status::BadArgument), &b"/a?b"[..]));
+    assert!(lent.request.headers.contains_key("x-mine") && !lent.request.headers.contains_key("x-new"));
+}
+
+#[test]
+fn a_method_may_be_another_unless_either_is_head() {
+    for (from, to, expected) in [
+        ("POST", "PUT", Ok(())),
+        ("HEAD", "HEAD", Ok(())),
+        ("HEAD", "GET", Err(Status::BadArgument)),
+        ("GET", "HEAD", Err(Status::BadArgument)),
+    ] {
+        let (mut request, mut facts) = (request(), Facts::default());
+        request.set_method(Method::from_bytes(from.as_bytes()).unwrap());
+        let mut exchange = Exchange::new(&mut request, &mut facts);
+        let mut lent = Lent::of(&mut exchange, Phase::RequestHeaders);
+        let pairs: [(&[u8], &[u8]); 1] = [(b":method", to.as_bytes())];
+        for change in [Change::Set(b":method", to.as_bytes()), Change::All(&pairs)] {
+            assert_eq!(lent.change(Map::Headers(Side::Request), change), expected, "{from} {to}");
+        }
+        assert_eq!(lent.request.method, if expected.is_ok() { to } else { from });
+    }
 }
 
 thread_local! {

@@ -4,7 +4,7 @@
 use std::{borrow::Cow, time::Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::{
@@ -36,6 +36,16 @@ impl Phase {
     pub(super) fn is_of_request(self) -> bool {
         matches!(self, Phase::RequestHeaders | Phase::RequestBody | Phase::RequestTrailers)
     }
+}
+
+/// Another value of a pseudo field.
+enum Pseudo {
+    Authority(HeaderValue),
+    Path(Uri),
+    Method(Method),
+    Status(StatusCode),
+    /// There is no such field.
+    None,
 }
 
 pub(super) struct Lent {
@@ -170,57 +180,55 @@ impl Lent {
         }
     }
 
-    fn set_pseudo(&mut self, map: Map, name: &[u8], value: &[u8]) -> Result<(), Status> {
+    /// What is to become of it, if it can.
+    fn read_pseudo(&self, map: Map, name: &[u8], value: &[u8]) -> Result<Pseudo, Status> {
         let text = std::str::from_utf8(value).map_err(|_| Status::BadArgument)?;
         match (map, name) {
-            (Map::Headers(Side::Request), b":authority" | b"host") => self.set_authority(text),
-            (Map::Headers(Side::Request), b":path") => self.set_path(text),
-            (Map::Headers(Side::Request), b":method") => {
-                let method = Method::from_bytes(value).map_err(|_| Status::BadArgument)?;
-                // It would make a tunnel of the request.
-                if method == Method::CONNECT {
-                    return Err(Status::BadArgument);
-                }
-                self.request.set_method(method);
-                Ok(())
+            (Map::Headers(Side::Request), b":authority" | b"host") => {
+                read_authority(text).map(Pseudo::Authority)
             }
-            (Map::Headers(Side::Response), b":status") => {
-                let status: Option<u16> = text.parse().ok().filter(|status| (200..=599).contains(status));
-                let response = self.response.as_mut().ok_or(Status::BadArgument)?;
-                response.set_status(status.ok_or(Status::BadArgument)?).map_err(|_| Status::BadArgument)
+            (Map::Headers(Side::Request), b":path") => read_path(text).map(Pseudo::Path),
+            (Map::Headers(Side::Request), b":method") => self.read_method(value).map(Pseudo::Method),
+            (Map::Headers(Side::Response), b":status") if self.response.is_some() => {
+                let status = text.parse().ok().filter(|status| (200..=599).contains(status));
+                let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+                status.map(Pseudo::Status).ok_or(Status::BadArgument)
             }
-            (Map::Headers(Side::Request), b":scheme") => Err(Status::BadArgument),
+            (Map::Headers(Side::Response), b":status") | (Map::Headers(Side::Request), b":scheme") => {
+                Err(Status::BadArgument)
+            }
             // There is no such field, and other hosts take it and forget it: SDKs panic of a refusal.
-            _ => Ok(()),
+            _ => Ok(Pseudo::None),
         }
     }
 
-    fn set_authority(&mut self, text: &str) -> Result<(), Status> {
-        if text.parse::<http::uri::Authority>().map_or(true, |authority| authority.as_str().contains('@')) {
-            return Err(Status::BadArgument);
+    fn read_method(&self, value: &[u8]) -> Result<Method, Status> {
+        let method = Method::from_bytes(value).map_err(|_| Status::BadArgument)?;
+        // The one would make a tunnel of the request. By the other the client knows whether its answer has a body.
+        let is_other_framing = (method == Method::HEAD) != (self.request.method == Method::HEAD);
+        match method == Method::CONNECT || is_other_framing {
+            true => Err(Status::BadArgument),
+            false => Ok(method),
         }
-        let value = HeaderValue::from_str(text).map_err(|_| Status::BadArgument)?;
-        self.facts.authority = Some(value.clone());
-        self.request.insert_header(header::HOST, value).map_err(|_| Status::BadArgument)
     }
 
-    /// In the form in which all paths are matched and forwarded.
-    fn set_path(&mut self, text: &str) -> Result<(), Status> {
-        let (path, query) = match text.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (text, None),
-        };
-        if !path.starts_with('/') {
-            return Err(Status::BadArgument);
+    fn set_pseudo(&mut self, pseudo: Pseudo) -> Result<(), Status> {
+        match pseudo {
+            Pseudo::Authority(value) => {
+                self.facts.authority = Some(value.clone());
+                return self.request.insert_header(header::HOST, value).map_err(|_| Status::BadArgument);
+            }
+            Pseudo::Path(target) => {
+                self.request.set_uri(target.clone());
+                self.facts.target = target;
+            }
+            Pseudo::Method(method) => self.request.set_method(method),
+            Pseudo::Status(status) => {
+                let response = self.response.as_mut().ok_or(Status::BadArgument)?;
+                return response.set_status(status).map_err(|_| Status::BadArgument);
+            }
+            Pseudo::None => {}
         }
-        let path = normalise(path).map_err(|_| Status::BadArgument)?;
-        let target = match query {
-            Some(query) => format!("{path}?{query}"),
-            None => path.into_owned(),
-        };
-        let target: http::Uri = target.parse().map_err(|_| Status::BadArgument)?;
-        self.request.set_uri(target.clone());
-        self.facts.target = target;
         Ok(())
     }
 
@@ -271,13 +279,15 @@ impl Lent {
                 fields.push((name, field_value(value)?));
             }
         }
+        let mut pseudo = Vec::new();
         for (name, value) in pairs.iter().filter(|(name, _)| is_pseudo(map, name)) {
             // What is there already is said again by whoever reads all and writes all.
             if self.pseudo(map, name).is_none_or(|is| *is != **value) {
-                self.set_pseudo(map, name, value)?;
+                pseudo.push(self.read_pseudo(map, name, value)?);
             }
         }
         let before: Vec<HeaderName> = self.fields(map)?.keys().cloned().collect();
+        pseudo.into_iter().try_for_each(|pseudo| self.set_pseudo(pseudo))?;
         // A length that is left out is taken back, as by itself.
         let has_length = pairs.iter().any(|(name, _)| name.eq_ignore_ascii_case(b"content-length"));
         let keeps = |name: &HeaderName| {
@@ -335,7 +345,8 @@ impl View for Lent {
         match change {
             Change::All(pairs) => self.replace_all(map, pairs),
             Change::Set(name, value) | Change::Add(name, value) if is_pseudo(map, name) => {
-                self.set_pseudo(map, &name.to_ascii_lowercase(), value)
+                let pseudo = self.read_pseudo(map, &name.to_ascii_lowercase(), value)?;
+                self.set_pseudo(pseudo)
             }
             Change::Set(name, value) => {
                 let (name, value) = (field_name(name)?, field_value(value)?);
@@ -383,6 +394,30 @@ impl View for Lent {
     fn request_id(&self) -> Option<&str> {
         self.facts.request_id.as_deref()
     }
+}
+
+fn read_authority(text: &str) -> Result<HeaderValue, Status> {
+    if text.parse::<http::uri::Authority>().map_or(true, |authority| authority.as_str().contains('@')) {
+        return Err(Status::BadArgument);
+    }
+    HeaderValue::from_str(text).map_err(|_| Status::BadArgument)
+}
+
+/// In the form in which all paths are matched and forwarded.
+fn read_path(text: &str) -> Result<Uri, Status> {
+    let (path, query) = match text.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (text, None),
+    };
+    if !path.starts_with('/') {
+        return Err(Status::BadArgument);
+    }
+    let path = normalise(path).map_err(|_| Status::BadArgument)?;
+    let target = match query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.into_owned(),
+    };
+    target.parse().map_err(|_| Status::BadArgument)
 }
 
 /// Those that a map has, in their order.
