@@ -20,7 +20,7 @@ pub use document::foreign::{Foreign, ForeignValue, foreign};
 pub use document::form::{Form, Received, check_form};
 pub use document::load::{from_value, load, load_beside, parse, parse_beside, parse_unread};
 pub use document::loaded::Loaded;
-pub use document::meant::VARIABLES;
+pub use document::meant::{VARIABLES, unknown_filter};
 pub use document::origin::Origin;
 pub use document::parts::{
     EndpointOrder, EndpointOrders, OrderedEndpoint, Part, PartKind, PartName, Parts, Stamp,

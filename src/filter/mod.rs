@@ -154,7 +154,7 @@ pub(crate) use shared::origin::OriginPattern;
 pub use shared::template::Template;
 pub(crate) use shared::template::{Piece, Pieces, REDACTED};
 
-use crate::config::{FilterUse, Problem, Sources, suggest};
+use crate::config::{FilterUse, Problem, Sources, suggest, unknown_filter};
 
 /// One step in a route's chain. Implement only the phases you need, and name them in `phases`.
 #[async_trait::async_trait]
@@ -440,8 +440,9 @@ fn add(
 ) {
     let Some((name, kind)) = live.registry().find(name) else {
         let problem = sources.problem(at, format!("unknown filter `{name}`"));
-        let hint = match suggest(name, live.registry().names()) {
-            Some(near) => format!("did you mean `{near}`?"),
+        let near = suggest(name, live.registry().names()).map(|near| format!("did you mean `{near}`?"));
+        let hint = match near.or_else(|| unknown_filter(name)) {
+            Some(hint) => hint,
             None => format!("filters: {}", live.registry().names().collect::<Vec<_>>().join(", ")),
         };
         problems.push(problem.hint(hint));

@@ -44,6 +44,11 @@ impl HostPattern {
         if suffix.contains('*') {
             return refuse("may hold `*` only as its whole first label (try `*.example.com`)");
         }
+        if suffix.contains([' ', ',']) && !suffix.contains(['^', '(']) {
+            let names = text.split([' ', ',']).filter(|name| !name.is_empty());
+            let names = names.map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+            return refuse(&format!("is more than one name (write `hosts: [{names}]`)"));
+        }
         if suffix.contains(['/', ':']) {
             let bare = name.split_once("://").map_or(name.as_ref(), |(_, rest)| rest);
             let bare = bare.split(['/', ':']).next().unwrap_or_default();

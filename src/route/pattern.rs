@@ -122,9 +122,8 @@ pub(super) fn literal(text: &str) -> Result<String, PatternError> {
         return refuse(format!("must begin with `/` ({})", begun(text)));
     }
     if text.contains(['{', '}']) {
-        return refuse(format!(
-            "holds `{{` or `}}`, which only a template may (write `{{template: {text:?}}}`)"
-        ));
+        let mend = without_constraints(text).unwrap_or_else(|| format!("write `{{template: {text:?}}}`"));
+        return refuse(format!("holds `{{` or `}}`, which only a template may ({mend})"));
     }
     if let Some((path, query)) = text.split_once(['?', '#']) {
         let hint = match query.split_once('=') {
@@ -150,6 +149,44 @@ pub(super) fn literal(text: &str) -> Result<String, PatternError> {
         true => Ok(normal.into_owned()),
         false => refuse(format!("holds empty or dot segments, which requests lose (write {normal:?})")),
     }
+}
+
+/// What to write for `/users/{id:[0-9]+}`, as others have it. `None` where nothing is said of what a capture matches.
+pub(super) fn without_constraints(text: &str) -> Option<String> {
+    let (mut template, mut regex) = (String::new(), "^".to_owned());
+    let (mut rest, mut is_constrained) = (text, false);
+    while let Some((before, after)) = rest.split_once('{') {
+        let mut depth = 1;
+        let end = after.find(|c: char| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            depth == 0
+        })?;
+        let (name, constraint) = after[..end].split_once(':').unwrap_or((&after[..end], "[^/]+"));
+        is_constrained |= after[..end].contains(':');
+        template.push_str(&format!("{before}{{{name}}}"));
+        regex.push_str(&format!("{}{constraint}", regex::escape(before)));
+        rest = &after[end + 1..];
+    }
+    let (template, regex) = (format!("{template}{rest}"), format!("{regex}{}$", regex::escape(rest)));
+    // Those of the template have none, so that this goes no deeper.
+    if !is_constrained {
+        return None;
+    }
+    let mend = match Template::parse(&template) {
+        Ok(_) => {
+            format!(
+                "write `{{template: {template:?}}}` for any segment, or `{{regex: '{}'}}`",
+                quoted(&regex)
+            )
+        }
+        Err(_) => format!("write `{{regex: '{}'}}`", quoted(&regex)),
+    };
+    Some(mend)
+}
+
+/// Within single quotes of YAML.
+fn quoted(text: &str) -> String {
+    text.replace('\'', "''")
 }
 
 /// What to write where a path does not begin as one: patterns as nginx writes them, expressions, URLs.

@@ -3,7 +3,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::pattern::{PatternError, literal};
+use super::pattern::{PatternError, literal, without_constraints};
 
 /// The values that a template's `{name}`s have in one request's path. Cheap to clone; empty for all other patterns.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +57,10 @@ impl Template {
         let Some(segments) = text.strip_prefix('/') else {
             return Err(PatternError::new(format!("path {text:?} must begin with `/`")));
         };
+        if let Some(mend) = without_constraints(text) {
+            let message = format!("path {text:?}: a capture has a name and matches any segment ({mend})");
+            return Err(PatternError::new(message));
+        }
         let mut template = Template { pieces: Vec::new() };
         let mut pending = String::new();
         let last = segments.split('/').count() - 1;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::config::document::{
+    meant::placeholder,
     node::{Kind, Node, Value, resolve},
     problem::Trail,
     tree::Findings,
@@ -143,7 +144,14 @@ impl Expander<'_> {
             Some(("env", variable)) => variable_of(environment, inside, variable),
             Some(("file", path)) if !path.is_empty() => self.file(inside, path),
             None if is_variable(inside) => {
-                let hint = format!("did you mean `${{env:{inside}}}`?");
+                let hint = match placeholder(inside) {
+                    Some(placeholder) => {
+                        format!(
+                            "a placeholder is written `{placeholder}`, and a variable `${{env:{inside}}}`"
+                        )
+                    }
+                    None => format!("did you mean `${{env:{inside}}}`?"),
+                };
                 Err(Wrong::new(format!("`${{{inside}}}` is not a known reference"), hint))
             }
             _ => {

@@ -136,7 +136,13 @@ impl Fault {
                 None => Problem::new(message.as_str()),
             },
             Wrong::Expected { expected, of_scalar, keys } => misfit(expected, *of_scalar, keys, spot),
-            Wrong::MissingKey(key) => Problem::new(format!("missing key `{key}`")),
+            Wrong::MissingKey(key) => {
+                let problem = Problem::new(format!("missing key `{key}`"));
+                match spot.and_then(|spot| meant::missing_key(&spot.path, key)) {
+                    Some(hint) => problem.hint(hint),
+                    None => problem,
+                }
+            }
             Wrong::UnknownKey { key, known } => unknown_key(key, known, spot),
             Wrong::UnknownValue { value, known } => match spot {
                 Some(Spot { key: Some(key), .. }) => unknown_key(key, known, spot),

@@ -25,6 +25,7 @@ use crate::config::{
         problem::{Path, Problem, Problems, Trail, suggest},
         received::{self, Additions, Document, Holds, ReceivedConfig},
         secrets,
+        slips::{OF_NGINX, is_of_nginx},
         sources::Sources,
         tree::{self, Findings, locate, place},
     },
@@ -330,7 +331,11 @@ impl<'e> Loader<'e> {
             self.is_incomplete = true;
             if !root.is_broken() {
                 let message = format!("expected a map, found {}", root.describe());
-                self.findings.add_with_hint(root.at, Path::root(), message, SMALLEST);
+                let hint = match &root.value {
+                    Value::Scalar(scalar) if is_of_nginx(scalar.written()) => OF_NGINX,
+                    _ => SMALLEST,
+                };
+                self.findings.add_with_hint(root.at, Path::root(), message, hint);
             }
             return;
         };

@@ -12,11 +12,17 @@ pub(in crate::config) struct Slip {
     pub hint: String,
 }
 
+/// The keys under which prose stands.
+const TEXTS: [&str; 4] = ["body", "html", "json", "help"];
+
 /// So many lines above are looked at for the one that a line should be aligned with, or for an open bracket.
 const MOST_LINES: usize = 200;
 
 /// What was likely slipped at `line` and `column`, which count from 1, as does the parser's `info`.
 pub(in crate::config) fn slip(text: &str, line: usize, column: usize, info: &str) -> Option<Slip> {
+    if text.lines().any(|line| begins_block(line.trim_start())) && is_of_nginx(text) {
+        return Some(Slip { message: "this is a configuration of nginx's".into(), hint: OF_NGINX.into() });
+    }
     let lines = Lines::around(text, line);
     let here = lines.at(line);
     let rest: String = here.chars().skip(column - 1).collect();
@@ -27,6 +33,11 @@ pub(in crate::config) fn slip(text: &str, line: usize, column: usize, info: &str
             if let Some(port) = token.strip_prefix("*:").filter(|port| is_number(port)) {
                 let hint = format!("every address is \":{port}\", with its quotes");
                 return slip(format!("`{token}` begins with `*`, which names an anchor in YAML"), hint);
+            }
+            let before: String = here.chars().take(column - 1).collect();
+            if let Some(name) = token.strip_prefix('*').filter(|_| before.trim_end().ends_with("<<:")) {
+                let hint = format!("write `&{name}` before the map that is to be merged, above this line");
+                return slip(format!("there is no anchor `&{name}` above"), hint);
             }
             slip(format!("`{token}` begins with `*`, which names an anchor in YAML"), quote(&token))
         }
@@ -52,6 +63,12 @@ pub(in crate::config) fn slip(text: &str, line: usize, column: usize, info: &str
         }
         info if info.contains("trailing content after") => {
             let before: String = here.chars().take(column - 1).collect();
+            if rest.trim_start().starts_with(';') {
+                return slip(
+                    "a `;` stands behind the value".into(),
+                    "leave it out: the line ends the value".into(),
+                );
+            }
             let hint = match before.trim_end().ends_with('\'') {
                 true => "inside of single quotes a quote is written twice: ''",
                 false => {
@@ -77,6 +94,19 @@ pub(in crate::config) fn slip(text: &str, line: usize, column: usize, info: &str
         }
         _ => structure(&lines, line, column, info),
     }
+}
+
+pub(in crate::config) const OF_NGINX: &str = "`tidegate convert nginx FILE` makes one of ours of it";
+
+/// Whether a text that is no map is a file of nginx's.
+pub(in crate::config) fn is_of_nginx(text: &str) -> bool {
+    let heads = text.split_inclusive('{').filter_map(|part| part.rsplit([';', '}']).next());
+    text.contains(';') && heads.map(str::trim_start).any(begins_block)
+}
+
+fn begins_block(text: &str) -> bool {
+    ["http {", "server {", "events {", "stream {"].iter().any(|block| text.starts_with(block))
+        || ["location ", "upstream "].iter().any(|block| text.starts_with(block)) && text.ends_with('{')
 }
 
 /// The lines do not fit each other.
@@ -178,6 +208,10 @@ fn two_colons(here: &str, column: usize, info: &str) -> Option<Slip> {
     }
     let value = value.trim();
     match value.split_once(": ").or_else(|| value.strip_suffix(':').map(|inner| (inner, ""))) {
+        // Prose, where a map is never meant.
+        Some(_) if TEXTS.contains(&key) => {
+            Some(Slip { message: "a value with `: ` in it is read as a key".into(), hint: quote(value) })
+        }
         Some((inner, rest)) if is_name(inner) && !rest.is_empty() => {
             let hint = format!("write `{key}: {{{}}}`, or the second on a line of its own", shortened(value));
             Some(Slip { message: "two keys stand on one line".into(), hint })
@@ -337,5 +371,34 @@ fn quote(value: &str) -> String {
     match value.contains(['"', '\\']) {
         true => format!("quote it: '{}'", value.replace('\'', "''")),
         false => format!("quote it: \"{value}\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_nginx_is_told_from_prose_about_one() {
+        for text in [
+            "http { server { listen 80; } }",
+            "user nginx;\nevents {\n}\n",
+            "server {\n  listen 80;\n  location / {\n    proxy_pass http://a;\n  }\n}\n",
+            "upstream a {\n  server 127.0.0.1:1;\n}\n",
+        ] {
+            assert!(is_of_nginx(text), "{text}");
+        }
+        for text in
+            ["example.com {\n  reverse_proxy localhost:3000\n}\n", "the server {name} is down;", "routes; x"]
+        {
+            assert!(!is_of_nginx(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_nginx_is_converted() {
+        let text = "server {\n  listen 80;\n  add_header x: y: z;\n}\n";
+        let slip = slip(text, 3, 18, "mapping values are not allowed in this context").unwrap();
+        assert_eq!(slip.hint, OF_NGINX);
     }
 }

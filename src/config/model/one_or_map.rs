@@ -352,7 +352,14 @@ forms!(
         }
 
         fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FilterUse, A::Error> {
-            let entry: BTreeMap<String, _> = BTreeMap::deserialize(MapAccessDeserializer::new(map))?;
+            let entry: BTreeMap<String, serde_json::Value> =
+                BTreeMap::deserialize(MapAccessDeserializer::new(map))?;
+            // `{name: cors, config: {...}}`, as others write it.
+            let is_filter = |name: &&str| {
+                name.len() <= 32 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            };
+            let named = ["name", "type"].iter().find_map(|key| entry.get(*key)?.as_str()).filter(is_filter);
+            let named = named.map(str::to_owned);
             let entry = Entry::of(entry);
             let filters: Vec<&str> =
                 entry.keys().filter(|key| !FilterUse::CONDITIONS.contains(key)).collect();
@@ -361,7 +368,11 @@ forms!(
                 0 => Err(Error::custom("expected a filter and its options, found none")),
                 _ => {
                     let names: Vec<_> = filters.iter().map(|name| format!("`{name}`")).collect();
-                    let hint = "start each filter with its own `-`, and indent options deeper than the name";
+                    let hint = match named {
+                        Some(name) => format!("write `- {name}: {{...}}`: the name of a filter is its key"),
+                        None => "start each filter with its own `-`, and indent options deeper than the name"
+                            .into(),
+                    };
                     Err(Error::custom(format!("expected one filter, found {} ({hint})", names.join(", "))))
                 }
             }
@@ -704,23 +715,28 @@ impl<'de> Deserialize<'de> for Proxy {
 fn network(given: Given<'_>) -> Result<IpNet, String> {
     let (Given::Text(text) | Given::Number(text)) = given;
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    network.map_err(|_| format!("{given} is not a network (try \"{}\")", near_network(text)))
+    network.map_err(|_| format!("{given} is not a network (try {})", near_network(text)))
 }
 
 /// `10.0.*.*` and `10.0.0.0/255.0.0.0` as they would be written.
 fn near_network(text: &str) -> String {
-    const EXAMPLE: &str = "10.0.0.0/8";
+    const EXAMPLE: &str = "\"10.0.0.0/8\"";
+    match text.to_ascii_lowercase().as_str() {
+        "all" | "any" | "everybody" | "everyone" | "*" => return "\"0.0.0.0/0\" and \"::/0\"".to_owned(),
+        "localhost" | "loopback" => return "\"127.0.0.0/8\" and \"::1\"".to_owned(),
+        _ => {}
+    }
     let stars = text.matches(".*").count() as u8;
     let octets = text.replace(".*", ".0");
     match octets.parse::<std::net::Ipv4Addr>() {
-        Ok(address) if (1..=3).contains(&stars) => return format!("{address}/{}", 32 - 8 * stars),
+        Ok(address) if (1..=3).contains(&stars) => return format!("\"{address}/{}\"", 32 - 8 * stars),
         _ => {}
     }
     let masked = text.split_once('/').and_then(|(address, mask)| {
         let address = address.parse::<std::net::Ipv4Addr>().ok()?;
         IpNet::with_netmask(address.into(), mask.parse::<std::net::Ipv4Addr>().ok()?.into()).ok()
     });
-    masked.map_or(EXAMPLE.to_owned(), |network| network.to_string())
+    masked.map_or(EXAMPLE.to_owned(), |network| format!("\"{network}\""))
 }
 
 struct Network(IpNet);

@@ -59,6 +59,9 @@ impl fmt::Display for FileMode {
 impl<'de> Deserialize<'de> for FileMode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         read(deserializer, "permissions, such as \"0660\"", |given| match given {
+            Given::Text(protocol @ ("tcp" | "http")) => {
+                Err(format!("{given} are no permissions (write `protocol: {protocol}`)"))
+            }
             Given::Text(text) if (3..=4).contains(&text.len()) => match u32::from_str_radix(text, 8) {
                 Ok(bits @ 0..=0o777) => Ok(FileMode(bits)),
                 _ => Err(format!("{given} are no permissions (try \"0660\")")),

@@ -50,6 +50,11 @@ impl FromStr for Address {
         if let Some(why) = foreign(text) {
             return Err(bad(&why));
         }
+        if let Some((address, parameters)) = text.split_once(' ')
+            && address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+        {
+            return Err(bad(&format!("is more than an address ({})", of_server(address, parameters))));
+        }
         let Some((host, port)) = text.rsplit_once(':') else {
             return Err(bad(&format!("has no port (try \"{text}:8080\")")));
         };
@@ -89,6 +94,21 @@ fn of_url(scheme: &str, rest: &str) -> String {
     };
     let tls = if is_tls { " and `tls: {}` beside `endpoints`" } else { "" };
     format!("write {address:?}{tls}")
+}
+
+/// What to write in the place of nginx's `server` with the first of its parameters.
+fn of_server(address: &str, parameters: &str) -> String {
+    let first = parameters.split_whitespace().next().unwrap_or_default();
+    let with = match first.split_once('=') {
+        Some(("weight", weight)) if weight.parse::<u16>().is_ok() => Some(format!("weight: {weight}")),
+        None if first == "backup" => Some("priority: 1".to_owned()),
+        None if first == "down" => Some("weight: 0".to_owned()),
+        _ => None,
+    };
+    match with {
+        Some(with) => format!("write `{{address: \"{address}\", {with}}}`"),
+        None => format!("write \"{address}\""),
+    }
 }
 
 /// Variables and templates of other programs.

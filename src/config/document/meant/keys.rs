@@ -7,6 +7,8 @@ use crate::config::document::problem::Path;
 pub(super) enum Advice {
     /// What to write.
     Write(&'static str),
+    /// What to write with the value that stands there in the places of `%`, and what where none can be shown.
+    With(&'static str, &'static str),
     /// The same in so many words.
     Say(&'static str),
     /// It stands below this key of the same map.
@@ -15,11 +17,13 @@ pub(super) enum Advice {
     Is(&'static str),
     /// It is said of the upstream, under this name.
     OfUpstream(&'static str),
+    /// The same, or else what to write here.
+    OfUpstreamOr(&'static str, &'static str),
     /// It is an option of this filter, under this name.
     OptionOf(&'static str, &'static str),
 }
 
-use Advice::{Is, OfUpstream, OptionOf, Say, Under, Write};
+use Advice::{Is, OfUpstream, OfUpstreamOr, OptionOf, Say, Under, With, Write};
 
 /// The names of filters, which stand in a list and not on a route. A test compares them with those that there are.
 pub(in crate::config) const FILTERS: [&str; 23] = [
@@ -96,6 +100,7 @@ pub(in crate::config) fn unknown_key(path: &Path, key: &str, value: Option<&str>
         Place::UpstreamTls => tables::UPSTREAM_TLS,
         Place::Pool => tables::POOL,
         Place::HealthCheck => tables::HEALTH_CHECK,
+        Place::Probe => tables::PROBE,
         Place::Breaker => tables::BREAKER,
         Place::Log => tables::LOG,
         Place::AccessLog => tables::ACCESS_LOG,
@@ -112,18 +117,61 @@ pub(in crate::config) fn unknown_key(path: &Path, key: &str, value: Option<&str>
     let beside = if place == Place::Filter { tables::CONDITIONS } else { &[] };
     let mut rows = table.iter().chain(beside);
     let (_, advice) = rows.find(|(words, _)| words.contains(&word.as_str()))?;
-    Some(match advice {
-        // What goes on in plain words after the code has closed it itself.
-        Write(what) if what.matches('`').count() % 2 == 1 => format!("write `{what}"),
-        Write(what) => format!("write `{what}`"),
-        Say(what) => (*what).to_owned(),
-        Under(parent) => format!("belongs under `{parent}`: `{parent}: {{{key}: {value}}}`"),
-        Is(ours) => format!("write `{ours}: {value}`"),
-        OfUpstream(ours) => format!("is said of the upstream: `upstreams: {{NAME: {{{ours}: {value}}}}}`"),
-        OptionOf(filter, option) => {
-            format!("is an option of a filter: `filters: [{{{filter}: {{{option}: {value}}}}}]`")
+    Some(advice.told(key, value))
+}
+
+/// What to add at `path`, where a word of ours is taken for another.
+pub(in crate::config) fn missing_key(path: &Path, key: &str) -> Option<&'static str> {
+    match (place(path), key) {
+        ((Place::Variant, _), "upstream") => {
+            Some("add `upstream: NAME`: `name` is only what the variant is called")
         }
-    })
+        _ => None,
+    }
+}
+
+/// What to do with a filter of this name, which none of ours has.
+pub fn unknown_filter(name: &str) -> Option<String> {
+    let word = plain(name);
+    if let Some(ours) = FILTERS.iter().find(|ours| **ours != name && plain(ours) == word) {
+        return Some(format!("did you mean `{ours}`?"));
+    }
+    let mut rows = tables::AS_FILTER.iter().chain(tables::ROUTE);
+    let (_, advice) = rows.find(|(words, _)| words.contains(&word.as_str()))?;
+    Some(advice.told(name, "..."))
+}
+
+impl Advice {
+    /// For this key and what stands there.
+    fn told(&self, key: &str, value: &str) -> String {
+        let is_one = value != "..." && !value.starts_with(['{', '[']);
+        match self {
+            Write(what) => written(what, what),
+            With(what, _) if is_one => written(what, &what.replace('%', value)),
+            With(_, what) => written(what, what),
+            Say(what) => (*what).to_owned(),
+            Under(parent) => format!("belongs under `{parent}`: `{parent}: {{{key}: {value}}}`"),
+            Is(ours) => format!("write `{ours}: {value}`"),
+            OfUpstream(ours) => {
+                format!("is said of the upstream: `upstreams: {{NAME: {{{ours}: {value}}}}}`")
+            }
+            OfUpstreamOr(ours, other) => {
+                let of_upstream = OfUpstream(ours).told(key, value);
+                format!("{of_upstream}; for the whole request, write `{other}`")
+            }
+            OptionOf(filter, option) => {
+                format!("is an option of a filter: `filters: [{{{filter}: {{{option}: {value}}}}}]`")
+            }
+        }
+    }
+}
+
+/// As code, or as code that goes on in plain words where `what` has closed it itself.
+fn written(what: &str, filled: &str) -> String {
+    match what.matches('`').count() % 2 {
+        1 => format!("write `{filled}"),
+        _ => format!("write `{filled}`"),
+    }
 }
 
 pub(super) type Row = (&'static [&'static str], Advice);
@@ -156,6 +204,30 @@ mod tests {
             (&["routes", "0"], "stripPrefix", Some("/v1"), "`filters: [{rewrite: {strip_prefix: /v1}}]`"),
             (&["routes", "0"], "health_check", None, "is said of the upstream"),
             (&["upstreams", "a"], "least_conn", None, "write `balancer: least_requests`"),
+            (
+                &["routes", "0"],
+                "proxy_read_timeout",
+                Some("60s"),
+                "`upstreams: {NAME: {read_timeout: 60s}}`; for the whole request, write `timeout: 5s`",
+            ),
+            (&["routes", "0"], "proxy_connect_timeout", Some("5s"), "{connect_timeout: 5s}"),
+            (&["routes", "0"], "handle_path", Some("/api"), "write `match: {path: /api}` and `filters: "),
+            (&["routes", "0"], "handle_path", Some("[/a]"), "write `match: {path: /api}` and `filters: "),
+            (&["upstreams", "a"], "keepalive", Some("32"), "512}`, with 32 in the place of 512"),
+            (
+                &["upstreams", "a", "endpoints", "0"],
+                "max_fails",
+                Some("3"),
+                "{consecutive_failures: 3}` beside",
+            ),
+            (&["upstreams", "a", "health_check"], "periodSeconds", Some("7"), "write `interval: 7s`"),
+            (&["upstreams", "a", "health_check", "http"], "status", Some("2xx"), "write `expect: 2xx`"),
+            (
+                &["routes", "0", "match", "path"],
+                "value",
+                Some("/x"),
+                "write `path: /x`, or `path: {exact: /x}`",
+            ),
             (&["upstreams", "a"], "loadBalancer", None, "write `balancer: "),
             (&["routes", "0", "filters", "1", "cors"], "when", None, "beside the filter's name"),
             (&["filters", "a", "1", "cors"], "allowOrigins", None, "write `origins: "),
@@ -166,6 +238,31 @@ mod tests {
             assert!(hint.contains(expected), "{key} at {path:?}: {hint}");
         }
         assert_eq!(unknown_key(&at(&["routes", "0"]), "upstrem", None), None, "what is near is left to it");
+    }
+
+    #[test]
+    fn names_of_others_filters_lead_to_ours() {
+        for (name, expected) in [
+            ("stripPrefix", "`filters: [{rewrite: {strip_prefix: ...}}]`"),
+            ("forwardAuth", "{ext_auth: {url: "),
+            ("redirectScheme", "{https_redirect: {}}"),
+            ("ipAllowList", "{ip_rules: "),
+            ("compress", "{compression: {}}"),
+            ("gzip", "{compression: {}}"),
+            ("addPrefix", "{rewrite: {add_prefix: ...}}"),
+            ("circuitBreaker", "is said of the upstream: `upstreams: {NAME: {circuit_breaker: ...}}`"),
+            ("limit_req", "{rate_limit: {rate: 100/s}}"),
+            ("proxy_set_header", "{headers: {request: "),
+            ("url_rewrite", "{rewrite: {path: ...}}"),
+            ("lua", "write `filters: [{wasm: NAME}]`, and the plugin"),
+            ("cache", "are not cached"),
+            ("retry", "beside `filters`"),
+            ("rateLimit", "did you mean `rate_limit`?"),
+        ] {
+            let hint = unknown_filter(name).unwrap_or_else(|| panic!("{name}"));
+            assert!(hint.contains(expected), "{name}: {hint}");
+        }
+        assert_eq!(unknown_filter("shadow"), None);
     }
 
     /// Words are compared in this form.
@@ -192,6 +289,8 @@ mod tests {
             tables::UPSTREAM_TLS,
             tables::POOL,
             tables::HEALTH_CHECK,
+            tables::PROBE,
+            tables::AS_FILTER,
             tables::BREAKER,
             tables::LOG,
             tables::ACCESS_LOG,

@@ -13,8 +13,10 @@ mod tables;
 mod values;
 
 pub(in crate::config) use hidden::{holds_secrets, is_harmless, is_word, may_hold, names_a_secret};
-pub(in crate::config) use keys::unknown_key;
+pub use keys::unknown_filter;
+pub(in crate::config) use keys::{missing_key, unknown_key};
 pub use routing::VARIABLES;
+pub(in crate::config) use routing::placeholder;
 pub(in crate::config) use shapes::{Misfit, misfit};
 pub(in crate::config) use values::unknown_value;
 
@@ -43,6 +45,7 @@ pub(super) enum Place {
     UpstreamTls,
     Pool,
     HealthCheck,
+    Probe,
     Breaker,
     Log,
     AccessLog,
@@ -105,6 +108,7 @@ fn place(path: &Path) -> (Place, &str) {
             [_, "tls"] => Place::UpstreamTls,
             [_, "pool"] => Place::Pool,
             [_, "health_check"] => Place::HealthCheck,
+            [_, "health_check", "http"] => Place::Probe,
             [_, "circuit_breaker"] => Place::Breaker,
             [_, "affinity"] => Place::Affinity,
             [_, "affinity", "cookie"] => Place::AffinityCookie,

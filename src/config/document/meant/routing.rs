@@ -71,6 +71,31 @@ pub const VARIABLES: [(&str, &str); 14] = [
     ("$ssl_server_name", "{tls.sni}"),
 ];
 
+/// Those without a name in them.
+const PLACEHOLDERS: [&str; 14] = [
+    "method",
+    "path",
+    "query",
+    "uri",
+    "host",
+    "authority",
+    "scheme",
+    "route",
+    "upstream",
+    "listener",
+    "client_ip",
+    "peer",
+    "request_id",
+    "trace_id",
+];
+
+/// The placeholder that `${word}` may have been meant for: one of ours, or a variable of nginx's.
+pub(in crate::config) fn placeholder(word: &str) -> Option<String> {
+    let ours = PLACEHOLDERS.contains(&word).then(|| format!("{{{word}}}"));
+    let of_nginx = VARIABLES.iter().find(|(variable, _)| variable.strip_prefix('$') == Some(word));
+    ours.or_else(|| of_nginx.map(|(_, placeholder)| (*placeholder).to_owned()))
+}
+
 fn placeholders(text: &str) -> String {
     VARIABLES
         .iter()

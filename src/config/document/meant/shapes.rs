@@ -129,6 +129,9 @@ fn at_its_place(found: &Misfit<'_>) -> Option<String> {
                 None => Some("write `match: {hosts: [example.com], path: /api}`".to_owned()),
             };
         }
+        (Place::Route, "match", None) if let Some(list) = list.filter(|list| list.contains("}, {")) => {
+            return Some(format!("write `match: {{any: {list}}}`"));
+        }
         (Place::Route, "match", None) => {
             return Some("write `match: {hosts: [example.com], path: /api}`".to_owned());
         }
@@ -162,6 +165,20 @@ fn at_its_place(found: &Misfit<'_>) -> Option<String> {
         (Place::Upstream, "then", None) if let Some(list) = list => {
             let first = list.trim_matches(['[', ']']).split(", ").next().unwrap_or("NAME");
             return Some(format!("write `then: {first}`; that one may have a `then` of its own"));
+        }
+        (Place::Filter, "delay", Some(text)) if names(path).ends_with(&["fault", "delay"]) => {
+            return named(&format!("{{duration: {}}}", flow(text)));
+        }
+        (Place::Filter, "abort", Some(status))
+            if is_number(status) && names(path).ends_with(&["fault", "abort"]) =>
+        {
+            return named(&format!("{{status: {status}}}"));
+        }
+        (Place::Route, "timeout", None) if !is_list => {
+            return Some(
+                "write `timeout: 5s` for the whole request; `connect_timeout` and `read_timeout` are said of the upstream"
+                    .to_owned(),
+            );
         }
         (Place::Filter, "with_body", _) => return named("{max_size: 8KiB}"),
         (Place::Filter, "cache", Some(text)) => return named(&format!("{{ttl: {text}}}")),
@@ -205,6 +222,10 @@ fn at_its_place(found: &Misfit<'_>) -> Option<String> {
         (Place::Filter, "request" | "response", _) => return named("{set: {x-name: value}}"),
         (Place::Log, "access", Some(text)) => return named(&format!("{{to: {}}}", flow(text))),
         (Place::Top, "log", Some(text)) => return named(&format!("{{level: {}}}", flow(text))),
+        (Place::Top, "admin", Some("off" | "no" | "none" | "disabled"))
+        | (Place::Admin, "parts" | "console", Some("off" | "no" | "none" | "disabled")) => {
+            return named("false");
+        }
         (Place::Top, "admin", Some(text)) if text.contains(':') => {
             return named(&format!("{{address: \"{text}\"}}"));
         }

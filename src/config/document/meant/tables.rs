@@ -1,7 +1,7 @@
 //! The words, a table for each place: what others say there, and what is meant. In plain form, see [`super::plain`].
 
 use super::keys::{
-    Advice::{self, Is, OfUpstream, OptionOf, Say, Under, Write},
+    Advice::{self, Is, OfUpstream, OfUpstreamOr, OptionOf, Say, Under, With, Write},
     Row,
 };
 
@@ -17,6 +17,7 @@ const BY_ACME: Advice = Write("listeners: [{address: \":443\", tls: {acme: {}}}]
 const BY_COOKIE: Advice = Write("affinity: {cookie: NAME}");
 
 pub(super) const TOP: &[Row] = &[
+    (&["apiversion", "kind", "spec", "metadata", "items"], Say("a manifest is converted: `tidegate convert gateway-api FILE` takes HTTPRoutes, `tidegate convert traefik FILE` IngressRoutes")),
     (&["http", "server", "servers", "virtualhost", "virtualhosts", "vhosts", "sites", "site", "apps", "events", "staticresources"], Write("listeners: [{address: \":8000\"}]`, `routes: [{match: {path: /}, upstream: NAME}]` and `upstreams: {NAME: {endpoints: [\"127.0.0.1:3000\"]}}")),
     (&["entrypoint", "entrypoints", "frontend", "frontends", "listener", "listen", "bind", "port", "address", "gateways"], LISTENERS),
     (&["route", "router", "routers", "location", "locations", "rules", "ingress", "handle", "routeconfig", "routeconfiguration", "httproutes", "paths"], ROUTES),
@@ -55,6 +56,7 @@ pub(super) const LISTENER: &[Row] = &[
     (&["servername", "servernames", "hosts", "hostname", "hostnames", "domains", "domain"], Write("match: {hosts: [example.com]}` at the routes")),
     (&["ssl", "sslcertificate", "sslcertificatekey", "cert", "key", "certificate", "certificates", "transportsocket", "https"], CERTIFICATES),
     (&["http2", "h2", "h2c", "alpn"], Write("protocol: http`, which takes HTTP/2 and HTTP/1.1 as the client asks")),
+    (&["http3", "h3", "quic"], Say("leave it out: HTTP/1.1 and HTTP/2 are served, over TCP")),
     (&["middleware", "middlewares", "filterchains", "httpfilters", "filter"], Write("filters: [NAME]")),
     (&["location", "locations", "path", "match", "rule", "rules", "proxypass", "root", "handler", "handle", "defaultbackend", "usebackend", "backend", "service", "forward", "reverseproxy"], Write("routes: [{match: {path: /}, upstream: NAME}]` at the top level")),
     (&["endpoints", "upstreams"], Write("upstreams: {NAME: {endpoints: [\"127.0.0.1:3000\"]}}` at the top level")),
@@ -112,9 +114,11 @@ pub(super) const ROUTE: &[Row] = &[
     (&["host", "hostname", "hostnames", "domain", "domains", "servername", "hostregexp", "virtualhost"], Write("match: {hosts: [example.com]}")),
     (&["method", "verb", "verbs", "httpmethod"], Write("match: {methods: [GET]}")),
     (&["when", "unless"], Write("match: {path: /api}` for the route; `when` stands beside a filter's name in `filters")),
-    (&["matches", "matcher", "matchers", "condition", "conditions", "predicate", "predicates", "routematch"], Write("match: {hosts: [example.com], path: /api}")),
-    (&["service", "backend", "proxypass", "reverseproxy", "cluster", "forward", "forwardto", "destination", "target", "to", "usebackend", "defaultbackend", "proxy", "backendrefs", "handle", "dest", "grpcpass", "fastcgipass", "uwsgipass", "action"], Write("upstream: NAME` here, and `upstreams: {NAME: {endpoints: [\"127.0.0.1:3000\"]}}` at the top level")),
+    (&["acl", "matches", "matcher", "matchers", "condition", "conditions", "predicate", "predicates", "routematch"], Write("match: {hosts: [example.com], path: /api}")),
+    (&["service", "backend", "proxypass", "reverseproxy", "cluster", "forward", "forwardto", "destination", "target", "to", "usebackend", "defaultbackend", "proxy", "backendrefs", "route", "handle", "dest", "grpcpass", "fastcgipass", "uwsgipass", "action"], Write("upstream: NAME` here, and `upstreams: {NAME: {endpoints: [\"127.0.0.1:3000\"]}}` at the top level")),
     (&["services", "weightedclusters", "weighted", "weights", "backends", "upstreams", "trafficsplit", "weight"], Write("split: {to: [{upstream: A, weight: 90}, {upstream: B, weight: 10}]}")),
+    (&["handlepath"], With("match: {path: %}` and `filters: [{rewrite: {strip_prefix: %}}]", "match: {path: /api}` and `filters: [{rewrite: {strip_prefix: /api}}]")),
+    (&["cache", "caching", "proxycache", "httpcache"], Say("leave it out: responses are not cached")),
     (&["stripprefix", "strippath", "removeprefix"], OptionOf("rewrite", "strip_prefix")),
     (&["addprefix", "prependprefix"], OptionOf("rewrite", "add_prefix")),
     (&["replacepath", "pathrewrite", "rewritepath", "rewriteto", "urirewrite", "urlrewrite", "prefixrewrite", "rewritetarget"], OptionOf("rewrite", "path")),
@@ -125,7 +129,9 @@ pub(super) const ROUTE: &[Row] = &[
     (&["directresponse", "response", "staticresponse", "fixedresponse", "reply", "status", "body"], Write("respond: {status: 200, body: ok}")),
     (&["redirectto", "redirecturl", "redirects", "requestredirect"], Write("redirect: \"https://example.com{uri}\"")),
     (&["redirectscheme", "redirecttohttps", "forcehttps", "sslredirect", "httpsonly"], Write("filters: [{https_redirect: {}}]")),
-    (&["timeouts", "proxyreadtimeout", "requesttimeout", "readtimeout", "responsetimeout"], Write("timeout: 5s")),
+    (&["timeouts", "requesttimeout", "responsetimeout"], Write("timeout: 5s")),
+    (&["proxyreadtimeout", "readtimeout"], OfUpstreamOr("read_timeout", "timeout: 5s")),
+    (&["proxysendtimeout", "sendtimeout", "writetimeout"], OfUpstream("write_timeout")),
     (&["retries", "numretries", "retryon", "retrypolicy", "proxynextupstream", "attempts"], Write("retry: 3` or `retry: {attempts: 3, on: [connect_error, 503]}")),
     (&["mirroring", "mirrors", "shadow", "requestmirrorpolicies", "requestmirror"], Write("mirror: {upstream: NAME, ratio: 10%}")),
     (&["entrypoint", "entrypoints", "listener", "listeners", "port", "gateways", "parentrefs"], Write("listeners: [{address: \":8000\", routes: [NAME]}]`: listeners name their routes")),
@@ -144,7 +150,7 @@ pub(super) const ROUTE: &[Row] = &[
     (&["healthcheck"], OfUpstream("health_check")),
     (&["circuitbreaker"], OfUpstream("circuit_breaker")),
     (&["outlier"], OfUpstream("outlier")),
-    (&["connecttimeout"], OfUpstream("connect_timeout")),
+    (&["connecttimeout", "proxyconnecttimeout", "dialtimeout"], OfUpstream("connect_timeout")),
     (&["pool"], OfUpstream("pool")),
     (&["protocol"], OfUpstream("protocol")),
     (&["sticky", "sessionaffinity", "stickysession", "affinity"], Write("upstreams: {NAME: {affinity: {cookie: NAME}, ...}}")),
@@ -158,6 +164,7 @@ pub(super) const ROUTE: &[Row] = &[
 pub(super) const OF_MATCH: &[Row] = &[
     (&["host", "hostname", "hostnames", "domain", "domains", "servername", "authority"], Write("hosts: [example.com]")),
     (&["prefix", "pathprefix", "uri", "location", "paths", "url", "startswith", "pathseparatedprefix"], Is("path")),
+    (&["pathtype"], Write("path: /api` for a prefix, or `path: {exact: /api}")),
     (&["exact", "regex", "template"], Under("path")),
     (&["regexp", "pathregexp", "saferegex", "pathregex"], Write("path: {regex: '^/a'}")),
     (&["method", "verb", "verbs"], Write("methods: [GET]")),
@@ -175,7 +182,8 @@ pub(super) const PATH_MATCH: &[Row] = &[
     (&["equals", "equal", "full", "path", "is"], Is("exact")),
     (&["saferegex", "regexp", "re", "matches", "pattern"], Is("regex")),
     (&["glob", "wildcard"], Write("template: \"/a/{name}\"` or `\"/a/{*rest}\"")),
-    (&["type", "value"], Write("path: /a`, or `path: {exact: /a}")),
+    (&["value"], With("path: %`, or `path: {exact: %}", "path: /a`, or `path: {exact: /a}")),
+    (&["type"], Write("path: /a`, or `path: {exact: /a}")),
 ];
 
 pub(super) const RETRY: &[Row] = &[
@@ -223,16 +231,19 @@ pub(super) const UPSTREAM: &[Row] = &[
     (&["sticky", "stickycookie", "sessionaffinity", "sessionpersistence", "cookie"], BY_COOKIE),
     (&["healthchecks", "healthuri", "activehealth", "httpchk", "option", "activehealthcheck", "healthinterval", "check"], Write("health_check: /health")),
     (&["interval", "unhealthyafter", "healthyafter"], Under("health_check")),
-    (&["keepalive", "keepaliveconnections", "maxidleconns"], Write("pool: {idle_connections: 512}")),
+    (&["keepalive", "keepaliveconnections", "maxidleconns"], With("pool: {idle_connections: 512}`, with % in the place of 512", "pool: {idle_connections: 512}")),
     (&["maxconn", "maxconns", "maxconnections"], Write("pool: {max_connections: 1000}")),
     (&["maxrequests", "maxpending", "idleconnections", "pendingtimeout", "pinginterval", "streamsperconnection"], Under("pool")),
     (&["timeout", "timeouts", "proxyreadtimeout", "responseheadertimeout", "servertimeout"], Write("read_timeout: 60s`, or `timeout: 5s` at the route for the whole request")),
     (&["proxyconnecttimeout", "dialtimeout"], Is("connect_timeout")),
     (&["proxysendtimeout"], Is("write_timeout")),
-    (&["maxfails", "failtimeout", "outlierdetection", "passivehealth", "consecutivefailures", "failduration", "ejectfor"], Write("outlier: {consecutive_failures: 5, eject_for: 10s}")),
+    (&["maxfails", "consecutivefailures"], With("outlier: {consecutive_failures: 5, eject_for: 10s}`, with % in the place of 5", "outlier: {consecutive_failures: 5, eject_for: 10s}")),
+    (&["failtimeout", "failduration", "ejectfor"], With("outlier: {consecutive_failures: 5, eject_for: 10s}`, with % in the place of 10s", "outlier: {consecutive_failures: 5, eject_for: 10s}")),
+    (&["outlierdetection", "passivehealth"], Write("outlier: {consecutive_failures: 5, eject_for: 10s}")),
     (&["circuitbreakers", "breaker", "thresholds"], Write("circuit_breaker: {failure_ratio: 50%, open_for: 10s}` or `pool: {max_requests: 100}")),
     (&["ssl", "https", "scheme", "serverstransport", "transport", "transportsocket", "tlscontext", "proxyssl"], Write("tls: {}")),
     (&["insecureskipverify", "servername", "clientidentity"], Under("tls")),
+    (&["tlsskipverify", "skipverify", "tlsinsecureskipverify"], Write("tls: {insecure_skip_verify: true}")),
     (&["verify", "sni", "proxysslname", "proxysslverify", "ca", "cafile", "rootcas"], Write("tls: {verify: {name: example.com, ca: FILE}}")),
     (&["passhostheader", "hostheader", "hostrewrite", "passhost", "proxysetheader", "headerup"], Write("filters: [{rewrite: {host: example.com}}]` at the route")),
     (&["zone", "resolver", "dns", "type", "servicediscovery", "discovery", "dnslookupfamily"], Write("endpoints: [\"name:8080\"]`: names are resolved, and followed")),
@@ -250,7 +261,8 @@ pub(super) const UPSTREAM: &[Row] = &[
 pub(super) const ENDPOINT: &[Row] = &[
     (&["url", "uri", "host", "server", "target", "addr", "port", "ip", "hostname", "node", "dial"], Write("address: \"127.0.0.1:3000\"")),
     (&["tls", "ssl", "https", "scheme"], Write("tls: {}` beside `endpoints`, for all of them")),
-    (&["maxfails", "failtimeout"], Write("outlier: {consecutive_failures: 5}` beside `endpoints")),
+    (&["maxfails"], With("outlier: {consecutive_failures: %}` beside `endpoints", "outlier: {consecutive_failures: 5}` beside `endpoints")),
+    (&["failtimeout"], With("outlier: {eject_for: %}` beside `endpoints", "outlier: {eject_for: 10s}` beside `endpoints")),
     (&["maxconns", "maxconn"], Write("pool: {max_connections: 1000}` beside `endpoints")),
     (&["check", "healthcheck"], Write("health_check: /health` beside `endpoints")),
     (&["loadbalancingweight"], Is("weight")),
@@ -291,12 +303,26 @@ pub(super) const HEALTH_CHECK: &[Row] = &[
     (&["path", "expect", "host", "headers"], Under("http")),
     (&["uri", "url", "endpoint", "healthuri"], Write("http: {path: /health}")),
     (&["status", "statuses", "expectedstatuses", "expectstatus", "code", "expectedstatus"], Write("http: {path: /health, expect: 200-299}")),
+    (&["httpget"], Write("http: {path: /health}")),
+    (&["tcpsocket"], Write("tcp: {}")),
+    (&["periodseconds"], With("interval: %s", "interval: 5s")),
+    (&["timeoutseconds"], With("timeout: %s", "timeout: 1s")),
+    (&["successthreshold"], Is("healthy_after")),
+    (&["failurethreshold"], Is("unhealthy_after")),
     (&["fall", "unhealthythreshold", "fails", "retries", "maxfails"], Is("unhealthy_after")),
     (&["rise", "healthythreshold", "passes"], Is("healthy_after")),
     (&["service"], Under("grpc")),
     (&["every", "period", "inter"], Is("interval")),
     (&["type", "protocol", "scheme", "mode"], Write("http: {path: /health}`, `tcp: {}` or `grpc: {}")),
     (&["port"], Write("http: {path: /health}`: endpoints are probed where they serve")),
+];
+
+/// What an HTTP probe asks for.
+pub(super) const PROBE: &[Row] = &[
+    (&["status", "statuses", "statuscode", "code", "expectstatus", "expectedstatus", "expectedstatuses"], Is("expect")),
+    (&["uri", "url", "endpoint"], Is("path")),
+    (&["hostname", "hostheader"], Is("host")),
+    (&["interval", "timeout", "period"], Say("stands beside `http`, not in it: it is said of any probe")),
 ];
 
 pub(super) const BREAKER: &[Row] = &[
@@ -368,6 +394,17 @@ pub(super) const CONCURRENCY: &[Row] = &[
     (&["mode", "type", "algorithm", "enabled"], Write("concurrency: adaptive")),
     (&["minrttcalcparams", "samplewindow", "interval"], Write("baseline_interval: 60s")),
     (&["priority", "priorities"], Write("priority: high` at a route")),
+];
+
+/// Names in the place of a filter's that no route has as keys.
+pub(super) const AS_FILTER: &[Row] = &[
+    (&["lua", "script", "js", "njs", "javascript", "serverless"], Write("filters: [{wasm: NAME}]`, and the plugin under the top-level `plugins")),
+    (&["name", "type", "kind"], Write("filters: [{cors: {...}}]`: the name of a filter is its key")),
+    (&["retry", "timeout", "hedge", "mirror", "errorpages", "split", "canary", "priority"], Say("stands beside `filters` at the route, and is no filter")),
+    (&["errors", "errorpage", "customerrors"], Write("error_pages: {5xx: \"${file:50x.html}\"}` beside `filters")),
+    (&["replacepathregex"], Write("filters: [{rewrite: {regex: {pattern: \"^/a/(.*)\", replacement: \"/b/$1\"}}}]")),
+    (&["redirectregex"], Write("filters: [{redirect: {to: \"https://example.com{uri}\"}}]")),
+    (&["digestauth"], Write("filters: [{basic_auth: {...}}]` (or `jwt`, `api_key`, `ext_auth`)")),
 ];
 
 /// What belongs beside a filter's name and not among its options.

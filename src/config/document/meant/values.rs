@@ -52,6 +52,11 @@ pub(in crate::config) fn unknown_value(path: &Path, value: &str) -> Option<Strin
             "balancer",
             "ringhash" | "maglev" | "consistenthash" | "hash" | "header" | "uri" | "urihash" | "ketama",
         ) => "write `balancer: {hash: {header: NAME}}`",
+        (
+            Place::Balancer,
+            "hash",
+            "$remoteaddr" | "$binaryremoteaddr" | "remoteaddr" | "ip" | "source" | "src" | "sourceip",
+        ) => "write `hash: client_ip`",
         (Place::Upstream, "balancer", "cookie" | "sticky") => "write `balancer: {hash: {cookie: NAME}}`",
         (Place::Upstream, "balancer", "p2c" | "ewma" | "randomchoose" | "peakewma") => {
             "write `balancer: p2c_ewma`"
@@ -115,6 +120,7 @@ mod tests {
             (upstream.key("protocol"), "https", "tls: {}"),
             (listener.key("protocol"), "https", "certificates"),
             (upstream.key("balancer"), "leastConn", "least_requests"),
+            (upstream.key("balancer").key("hash"), "$remote_addr", "hash: client_ip"),
             (listener.key("tls").key("min_version"), "TLSv1.3", "\"1.3\""),
         ] {
             let hint = unknown_value(&path, value).unwrap();

@@ -1,7 +1,7 @@
 //! Who may come, and what they are shown.
 
 use super::{View, Warning, guards::GUARDS, listener_at, route_at, traffic::is_local, warning};
-use crate::config::{ClientAuthMode, Limits, Listener, Path, Protocol, unix_path};
+use crate::config::{ClientAuthMode, ForwardedHeader, Limits, Listener, Path, Protocol, unix_path};
 
 pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
     let mut found = Vec::new();
@@ -16,6 +16,12 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
                 "name the networks of your proxies: `[10.0.0.0/8]`",
             ));
         }
+    }
+    if view.config.trusted_proxies.is_empty() && view.config.forwarded.trust != ForwardedHeader::default() {
+        let message = "nobody is trusted, so that no such header is believed";
+        let at = Path::root().key("forwarded").key("trust");
+        let hint = "add `trusted_proxies: [10.0.0.0/8]`, with the networks of your proxies";
+        found.push(warning("trusts_nobody", at, message, hint));
     }
     for (index, listener) in view.config.listeners.iter().enumerate() {
         found.extend(without_limits(view, index, listener));

@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::{Step, View, Warning, guards::GUARDS, listed, listener_at, warning};
-use crate::config::{Path, PathMatch, Protocol, Route};
+use crate::config::{ByteSize, Path, PathMatch, Protocol, Route};
 
 pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
     let mut found = Vec::new();
@@ -31,6 +31,7 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
                 match step.name.as_str() {
                     "https_redirect" => found.extend(redirect_in_vain(view, id, step)),
                     "rewrite" => found.extend(strips_nothing(route, step)),
+                    "body_limit" => found.extend(limited_before(view, id, step)),
                     _ => {}
                 }
             }
@@ -47,6 +48,8 @@ fn of_steps(steps: &[Step]) -> impl Iterator<Item = Warning> + '_ {
     steps.iter().flat_map(|step| match step.name.as_str() {
         "jwt" => for_anybody(step),
         "headers" => immutable_errors(step).into_iter().collect(),
+        "rewrite" => without_group(step).into_iter().collect(),
+        "ip_rules" => denies_everybody(step).into_iter().collect(),
         _ => Vec::new(),
     })
 }
@@ -169,4 +172,97 @@ fn strips_nothing(route: &Route, step: &Step) -> Option<Warning> {
             format!("write `strip_prefix: {certain}`"),
         )
     })
+}
+
+/// What a reference to a group that is not there is replaced with is nothing.
+fn without_group(step: &Step) -> Option<Warning> {
+    let regex = step.options.get("regex")?;
+    let replacement = regex.get("replacement")?.as_str()?;
+    let pattern = regex::Regex::new(regex.get("pattern")?.as_str()?).ok()?;
+    let groups = pattern.captures_len() - 1;
+    let is_there = |name: &str| match name.parse::<usize>() {
+        Ok(number) => number <= groups,
+        Err(_) => pattern.capture_names().flatten().any(|group| group == name),
+    };
+    let name = references(replacement).into_iter().find(|name| !is_there(name))?;
+    let digits = name.bytes().take_while(u8::is_ascii_digit).count();
+    let hint = match digits {
+        0 => format!("name a group of the pattern so: `(?P<{name}>...)`"),
+        _ if digits < name.len() => format!("write `$${{{}}}{}`", &name[..digits], &name[digits..]),
+        _ if groups == 0 => "put parentheses around what is meant: `(.*)`".to_owned(),
+        _ => format!("write `$1`, or up to `${groups}`"),
+    };
+    let groups = match groups {
+        0 => "no group".to_owned(),
+        1 => "one group".to_owned(),
+        more => format!("{more} groups"),
+    };
+    let message = format!("`${name}` stands for nothing: the pattern has {groups}, and none called so");
+    Some(warning("replaced_with_nothing", step.at.key("regex").key("replacement"), message, hint))
+}
+
+/// The groups that a replacement names: `$1`, `${name}`. `$$` is a dollar sign.
+fn references(replacement: &str) -> Vec<&str> {
+    let (mut names, mut rest) = (Vec::new(), replacement);
+    while let Some((_, after)) = rest.split_once('$') {
+        if let Some(after) = after.strip_prefix('$') {
+            rest = after;
+            continue;
+        }
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let name = match after.strip_prefix('{') {
+            Some(inside) => inside.split_once('}').map_or("", |(name, _)| name),
+            None => &after[..after.find(|c| !is_word(c)).unwrap_or(after.len())],
+        };
+        if !name.is_empty() {
+            names.push(name);
+        }
+        rest = after;
+    }
+    names
+}
+
+/// `deny all` stands last in other gateways' lists, and says what `allow` alone says here.
+fn denies_everybody(step: &Step) -> Option<Warning> {
+    let list = |key: &str| step.options.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let (allow, deny) = (list("allow"), list("deny"));
+    let (index, all) = deny.iter().enumerate().find_map(|(index, network)| {
+        network.as_str().filter(|network| matches!(*network, "0.0.0.0/0" | "::/0")).map(|all| (index, all))
+    })?;
+    let is_of_a_kind =
+        |network: &Value| network.as_str().is_some_and(|network| network.contains(':') == all.contains(':'));
+    allow.iter().any(is_of_a_kind).then(|| {
+        let message = "`deny` wins over `allow`, so that nobody is let in";
+        let hint = "leave `deny` out: with `allow`, nobody else is let in";
+        warning("denies_everybody", step.at.key("deny").index(index), message, hint)
+    })
+}
+
+/// Listeners count before there is a route.
+fn limited_before(view: &View<'_>, id: usize, step: &Step) -> Option<Warning> {
+    let limit = serde_json::from_value::<ByteSize>(step.options.clone()).ok()?;
+    let sizes = view.serving(id).map(|(_, listener)| listener.limits.body_size.map(ByteSize::bytes));
+    let sizes: Option<Vec<u64>> = sizes.collect();
+    let largest = sizes?.into_iter().max().filter(|largest| *largest < limit.bytes())?;
+    let message = format!("the listener refuses bodies of more than {largest} bytes before this is asked");
+    let hint = "give the listener `limits: {body_size: ...}` of at least as much";
+    Some(warning("body_limit_in_vain", step.at.clone(), message, hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_named_as_the_regex_crate_reads_them() {
+        for (replacement, names) in [
+            ("/b/$1", vec!["1"]),
+            ("/$1a/${name}", vec!["1a", "name"]),
+            ("/$$1", vec![]),
+            ("/$", vec![]),
+            ("/$1$2", vec!["1", "2"]),
+        ] {
+            assert_eq!(references(replacement), names, "{replacement}");
+        }
+    }
 }

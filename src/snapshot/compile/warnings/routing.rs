@@ -2,9 +2,9 @@
 
 use http::{HeaderMap, Method};
 
-use super::{View, Warning, route_at, warning};
+use super::{View, Warning, listener_at, route_at, warning};
 use crate::{
-    config::{PathMatch, Protocol, suggest},
+    config::{Listener, Path, PathMatch, Protocol, Route, RouteMatch, ValueMatch, suggest},
     route::{Outcome, PathPattern, Request, Rule},
 };
 
@@ -59,6 +59,17 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
             let hint = format!("write `{{template: \"{named}\"}}`");
             found.push(warning("colon_in_path", at.key("match").key("path"), message, hint));
         }
+        found.extend(never_matches(route, &at));
+        found.extend(to_itself(view, route, &at));
+        found.extend(patterns_of_others(route, &at));
+        if let Some(respond) = &route.respond
+            && matches!(respond.status, 204 | 205 | 304)
+            && !respond.body.is_empty()
+        {
+            let message = format!("a {} has no body, so that this is not sent", respond.status);
+            let hint = "write `status: 200`, or leave `body` out";
+            found.push(warning("body_not_sent", at.key("respond").key("body"), message, hint));
+        }
         let has_http = view.config.listeners.iter().any(|listener| listener.protocol == Protocol::Http);
         if has_http && !view.is_waiting && view.serving(id).next().is_none() {
             let name = &view.routes[id].name;
@@ -67,7 +78,82 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
             found.push(warning("route_without_listener", at, message, hint));
         }
     }
+    found.extend(listeners_without_route(view));
     found
+}
+
+/// Each path begins with a slash.
+fn never_matches(route: &Route, at: &Path) -> Option<Warning> {
+    let Some(PathMatch::Regex(regex)) = &route.matching.path else { return None };
+    let rest = regex.strip_prefix('^').filter(|rest| !rest.contains('|'))?;
+    let mut chars = rest.chars();
+    let is_word = chars.next().is_some_and(|first| first.is_ascii_alphanumeric());
+    let is_optional = chars.next().is_some_and(|next| matches!(next, '*' | '?' | '{'));
+    (is_word && !is_optional).then(|| {
+        let message = "no path begins so: each begins with `/`";
+        warning("regex_without_slash", at.key("match").key("path"), message, format!("write `^/{rest}`"))
+    })
+}
+
+/// Whoever is sent there sends the same request again. Of another method or with another query it need not be the same.
+fn to_itself(view: &View<'_>, route: &Route, at: &Path) -> Option<Warning> {
+    let redirect = route.redirect.as_deref()?;
+    let RouteMatch { hosts: _, path, methods, headers, query, not, any } = &route.matching;
+    let (Some(PathMatch::Exact(path)) | Some(PathMatch::Prefix(path))) = path else { return None };
+    let is_any =
+        methods.is_empty() && headers.is_empty() && query.is_empty() && not.is_none() && any.is_empty();
+    (is_any && redirect.to.as_ref() == Some(path)).then(|| {
+        let redirect_at = at.key("redirect");
+        let at = if view.sources.is_text(&redirect_at) { redirect_at } else { redirect_at.key("to") };
+        let message = format!("`{path}` is what this route matches, so that clients are sent in circles");
+        warning("redirects_to_itself", at, message, "write another path, or a URL with its host")
+    })
+}
+
+/// `~^2` of nginx and `*`, which are compared as they stand.
+fn patterns_of_others(route: &Route, at: &Path) -> Vec<Warning> {
+    let RouteMatch { headers, query, .. } = &route.matching;
+    let fields = headers.iter().map(|(name, value)| ("headers", name, value));
+    let fields = fields.chain(query.iter().map(|(name, value)| ("query", name, value)));
+    let mut found = Vec::new();
+    for (kind, name, value) in fields {
+        let ValueMatch::Exact(text) = value else { continue };
+        // RFC 9110, sections 13.1.1 and 13.1.2.
+        let has_star =
+            kind == "query" || ["if-match", "if-none-match"].contains(&&*name.to_ascii_lowercase());
+        let hint = match text.strip_prefix('~') {
+            None if text == "*" && !has_star => "write `{present: true}`".to_owned(),
+            Some(regex) if regex.starts_with(['^', '*', ' ']) => {
+                let flags = if regex.starts_with('*') { "(?i)" } else { "" };
+                let regex = regex.trim_start_matches('*').trim_start().replace('\'', "''");
+                format!("write `{{regex: '{flags}{regex}'}}`")
+            }
+            _ => continue,
+        };
+        let message = format!("`{text}` is compared as it stands, and is no pattern");
+        found.push(warning("literal_pattern", at.key("match").key(kind).key(name), message, hint));
+    }
+    found
+}
+
+/// Challenges of ACME are answered all the same, and filters may answer by themselves.
+fn listeners_without_route(view: &View<'_>) -> Vec<Warning> {
+    if view.is_waiting || !view.config.acme.is_empty() {
+        return Vec::new();
+    }
+    let serves_none = |listener: &Listener| {
+        listener.protocol == Protocol::Http
+            && listener.filters.is_empty()
+            && listener.routes.as_ref().is_some_and(Vec::is_empty)
+    };
+    let found = view.config.listeners.iter().enumerate().filter(|(_, listener)| serves_none(listener));
+    found
+        .map(|(index, _)| {
+            let message = "it serves no route, so that every request is answered with 404";
+            let hint = "leave `routes` out to serve all, or name some";
+            warning("listener_without_route", listener_at(index).key("routes"), message, hint)
+        })
+        .collect()
 }
 
 /// `/users/:id` as it would be written.

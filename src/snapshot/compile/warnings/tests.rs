@@ -129,6 +129,60 @@ fn what_was_hardly_meant_is_told_where_it_stands() {
             "routes: [{upstream: u, filters: [{body_limit: 10m}]}]\n",
             "decimal_size routes[0].filters[0].body_limit",
         ),
+        // What others mean by it, and what goes in circles or nowhere.
+        ("upstreams: {u: {endpoints: ['127.0.0.1:8000']}}\n", "forwards_to_itself upstreams.u.endpoints[0]"),
+        ("routes: [{upstream: u, retry: 1}]\n", "retries_nothing routes[0].retry"),
+        ("routes: [{upstream: u, retry: {attempts: 1, on: [503]}}]\n", "retries_nothing routes[0].retry"),
+        (
+            "routes: [{match: {path: {template: '/u/{id}'}}, upstream: u, filters: [{headers: {request: {set: {x-id: '{path.idd}'}}}}]}]\n",
+            "unknown_capture routes[0].filters[0].headers.request.set.x-id",
+        ),
+        (
+            "routes: [{upstream: u, filters: [{headers: {request: {set: {x-a: '%REQ(:PATH)%'}}}}]}]\n",
+            "foreign_variable routes[0].filters[0].headers.request.set.x-a",
+        ),
+        (
+            "routes: [{respond: {body: 'you asked $host'}}]\nupstreams: {}\n",
+            "foreign_variable routes[0].respond.body",
+        ),
+        (
+            "routes: [{upstream: u, filters: [{rewrite: {regex: {pattern: '^/a/(.*)', replacement: '/$2'}}}]}]\n",
+            "replaced_with_nothing routes[0].filters[0].rewrite.regex.replacement",
+        ),
+        (
+            "routes: [{match: {path: {regex: '^api/'}}, upstream: u}]\n",
+            "regex_without_slash routes[0].match.path",
+        ),
+        (
+            "routes: [{upstream: u, filters: [{ip_rules: {allow: ['10.0.0.0/8'], deny: ['0.0.0.0/0']}}]}]\n",
+            "denies_everybody routes[0].filters[0].ip_rules.deny[0]",
+        ),
+        (
+            "routes: [{match: {headers: {x-v: '~^2'}}, upstream: u}]\n",
+            "literal_pattern routes[0].match.headers.x-v",
+        ),
+        (
+            "routes: [{match: {headers: {x-v: '*'}}, upstream: u}]\n",
+            "literal_pattern routes[0].match.headers.x-v",
+        ),
+        ("error_pages: {404: /var/www/404.html}\n", "page_is_a_path error_pages.404"),
+        (
+            "routes: [{upstream: u, filters: [{body_limit: 100MB}]}]\n",
+            "body_limit_in_vain routes[0].filters[0].body_limit",
+        ),
+        (
+            "listeners: [{address: '127.0.0.1:1', routes: []}, {address: '127.0.0.1:2'}]\n",
+            "listener_without_route listeners[0].routes",
+        ),
+        (
+            "routes: [{match: {path: /a}, redirect: /a}]\nupstreams: {}\n",
+            "redirects_to_itself routes[0].redirect",
+        ),
+        (
+            "routes: [{respond: {status: 204, body: x}}]\nupstreams: {}\n",
+            "body_not_sent routes[0].respond.body",
+        ),
+        ("forwarded: {trust: forwarded}\n", "trusts_nobody forwarded.trust"),
         (
             "routes: [{upstream: u, filters: [{headers: {request: {set: {x-token: abcdef}}}}]}]\n",
             "literal_secret routes[0].filters[0].headers.request.set.x-token",
@@ -164,6 +218,20 @@ fn what_is_meant_is_not_told() {
         "routes: [{upstream: u, hedge: {after: 5ms}}]\nupstreams: {u: {endpoints: ['many.example:80']}}\n",
         "routes: [{upstream: u, mirror: {upstream: b}}]\nupstreams: {u: {endpoints: ['127.0.0.1:1']}, b: {endpoints: ['127.0.0.1:1']}}\n",
         "trusted_proxies: [10.0.0.0/8]\n",
+        "trusted_proxies: [10.0.0.0/8]\nforwarded: {trust: forwarded}\n",
+        // The request comes back as another.
+        "routes: [{upstream: u, filters: [{rewrite: {add_prefix: /x}}]}]\nupstreams: {u: {endpoints: ['127.0.0.1:8000']}}\n",
+        "routes: [{match: {path: /a, methods: [POST]}, redirect: {to: /a, status: 303}}]\nupstreams: {}\n",
+        "routes: [{upstream: u, retry: {attempts: 1}}]\n",
+        "routes: [{match: {path: {template: '/u/{id}'}}, upstream: u, filters: [{headers: {request: {set: {x-id: '{path.id}'}}}}]}]\n",
+        "routes: [{upstream: u, filters: [c]}]\nfilters: {c: [{headers: {request: {set: {x-id: '{path.id}'}}}}]}\n",
+        "routes: [{upstream: u, filters: [{rewrite: {regex: {pattern: '^/(?P<a>[^/]+)/(.*)', replacement: '/$2/$a'}}}]}]\n",
+        "routes: [{upstream: u, filters: [{ip_rules: {allow: ['10.0.0.0/8'], deny: ['10.9.0.0/16']}}]}]\n",
+        "routes: [{match: {headers: {if-none-match: '*'}}, upstream: u}]\n",
+        "routes: [{match: {path: {regex: '^(/a|/b)'}}, upstream: u}]\n",
+        "error_pages: {404: 'nothing here'}\n",
+        "routes: [{upstream: u, filters: [{body_limit: 1MB}]}]\n",
+        "routes: [{respond: {body: '<script>const $host = 1</script>'}}]\nupstreams: {}\n",
         "listeners: [{address: ':8000', limits: {connections_per_ip: 9, body_size: 10MB}}]\nroutes: [{upstream: u, timeout: 5s}]\n",
     ] {
         assert_eq!(warned(text), [""; 0], "{text}");

@@ -1,8 +1,8 @@
 //! Traffic policies that never act.
 
-use super::{View, Warning, listed, upstream_at, warning};
+use super::{View, Warning, guards::GUARDS, listed, upstream_at, warning};
 use crate::{
-    config::{EndpointOrigin, Path, Protocol, RetryMethods, Route, Upstream, UpstreamProtocol},
+    config::{EndpointOrigin, Path, Protocol, Retry, RetryMethods, Route, Upstream, UpstreamProtocol},
     policy::classify::{Condition, Methods},
 };
 
@@ -11,6 +11,8 @@ pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
     for (id, route, at) in view.each_route() {
         found.extend(never_retried(view, id, route, &at));
         found.extend(sent_twice(view, route, &at));
+        found.extend(tried_once(view, route, &at));
+        found.extend(to_itself(view, id, route, &at));
         if let (Some(_), Some(name)) = (&route.hedge, &route.upstream)
             && view.config.upstreams.get(name).is_some_and(is_alone)
         {
@@ -100,6 +102,62 @@ fn sent_twice(view: &View<'_>, route: &Route, at: &Path) -> Option<Warning> {
     })
 }
 
+/// `retry: {attempts: 1}` alone turns retries off.
+fn tried_once(view: &View<'_>, route: &Route, at: &Path) -> Option<Warning> {
+    let retry = route.retry.as_deref().filter(|retry| retry.attempts.get() == 1)?;
+    let at = at.key("retry");
+    let is_off = retry.on.iter().any(|word| word.0 == "none");
+    let names = retry.on != Retry::default().on && !is_off;
+    (names || view.sources.is_text(&at)).then(|| {
+        let message = "the first try counts as well, so that nothing is retried";
+        let hint = "write `attempts: 2` for one retry, or `retry: {attempts: 1}` alone for none";
+        warning("retries_nothing", at, message, hint)
+    })
+}
+
+/// What comes back is the same request, unless a filter has made another of it.
+fn to_itself(view: &View<'_>, id: usize, route: &Route, at: &Path) -> Option<Warning> {
+    let mut steps = view.chains(route, at).into_iter().flat_map(|(uses, at)| view.steps(uses, &at));
+    if steps.any(|step| !GUARDS.contains(&step.name.as_str()) && !PASSES_ON.contains(&step.name.as_str())) {
+        return None;
+    }
+    route.upstreams().find_map(|name| {
+        let endpoints = view.config.upstreams.get(name)?.endpoints.iter().enumerate();
+        let (index, address) = endpoints
+            .filter_map(|(index, endpoint)| match &endpoint.origin {
+                EndpointOrigin::Address { address } => Some((index, address)),
+                EndpointOrigin::Srv(_) | EndpointOrigin::Registry(_) => None,
+            })
+            .find(|(_, address)| {
+                view.serving(id).any(|(_, listener)| leads_to(address, &listener.address))
+            })?;
+        let message =
+            format!("`{address}` is the listener that the requests come from, so that they go in circles");
+        let hint = "write the address of the server behind this gateway";
+        Some(warning("forwards_to_itself", upstream_at(name).key("endpoints").index(index), message, hint))
+    })
+}
+
+/// Filters beside the guards that change nothing by which requests find their route.
+const PASSES_ON: [&str; 6] =
+    ["compression", "cors", "rate_limit", "concurrency_limit", "body_limit", "request_id"];
+
+/// Whether a connection to `endpoint` is accepted by the listener of this address, on the same machine.
+fn leads_to(endpoint: &str, listener: &str) -> bool {
+    let listener =
+        listener.strip_prefix(':').map_or_else(|| listener.to_owned(), |port| format!("[::]:{port}"));
+    let endpoint = endpoint
+        .strip_prefix("localhost:")
+        .map_or_else(|| endpoint.to_owned(), |port| format!("127.0.0.1:{port}"));
+    let (Ok(to), Ok(at)) =
+        (endpoint.parse::<std::net::SocketAddr>(), listener.parse::<std::net::SocketAddr>())
+    else {
+        return false;
+    };
+    let is_here = to.ip().is_loopback() || to.ip().is_unspecified();
+    to.port() == at.port() && (to.ip() == at.ip() || at.ip().is_unspecified() && is_here)
+}
+
 /// A name may stand for many addresses.
 fn is_alone(upstream: &Upstream) -> bool {
     match upstream.endpoints.as_slice() {
@@ -169,4 +227,31 @@ pub(super) fn is_local(address: &str) -> bool {
     let is_loopback =
         |address: &str| address.parse::<std::net::SocketAddr>().is_ok_and(|at| at.ip().is_loopback());
     address.starts_with("unix:") || is_loopback(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_leads_to_a_listener_of_this_machine_alone() {
+        for (endpoint, listener) in [
+            ("127.0.0.1:8000", "127.0.0.1:8000"),
+            ("127.0.0.1:8000", ":8000"),
+            ("localhost:8000", "0.0.0.0:8000"),
+            ("[::1]:8000", "[::]:8000"),
+            ("192.0.2.1:8000", "192.0.2.1:8000"),
+        ] {
+            assert!(leads_to(endpoint, listener), "{endpoint} {listener}");
+        }
+        for (endpoint, listener) in [
+            ("127.0.0.1:8001", ":8000"),
+            ("192.0.2.1:8000", ":8000"),
+            ("127.0.0.1:8000", "192.0.2.1:8000"),
+            ("app.example:8000", ":8000"),
+            ("unix:/run/a.sock", "unix:/run/a.sock"),
+        ] {
+            assert!(!leads_to(endpoint, listener), "{endpoint} {listener}");
+        }
+    }
 }
