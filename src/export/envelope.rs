@@ -3,8 +3,11 @@
 
 use serde_json::json;
 
-use super::signal::{Keys, Signal};
-use crate::observe::otlp::{Batch, Encoding, bytes, varint};
+use super::{
+    Value,
+    signal::{Keys, Signal},
+};
+use crate::observe::otlp::{Batch, Encoding, bytes, number, varint};
 
 /// The scope: what makes the records.
 const SCOPE: &str = "tidegate";
@@ -18,7 +21,7 @@ pub(super) struct Envelope {
 
 pub(super) fn around(
     signal: Signal,
-    resource: &[(String, String)],
+    resource: &[(String, Value)],
     batch: &Batch,
     encoding: Encoding,
 ) -> Envelope {
@@ -28,11 +31,14 @@ pub(super) fn around(
     }
 }
 
-fn protobuf(resource: &[(String, String)], records: usize) -> Vec<u8> {
+fn protobuf(resource: &[(String, Value)], records: usize) -> Vec<u8> {
     let mut of = Vec::new();
     for (key, value) in resource {
         let (mut pair, mut any) = (Vec::new(), Vec::new());
-        bytes(&mut any, 1, value.as_bytes());
+        match value {
+            Value::Text(text) => bytes(&mut any, 1, text.as_bytes()),
+            Value::Integer(value) => number(&mut any, 3, *value),
+        }
         bytes(&mut pair, 1, key.as_bytes());
         bytes(&mut pair, 2, &any);
         bytes(&mut of, 1, &pair);
@@ -58,11 +64,30 @@ fn begin(out: &mut Vec<u8>, field: u8, length: usize) {
     varint(out, length as u64);
 }
 
-fn json(keys: &Keys, resource: &[(String, String)]) -> Vec<u8> {
-    let attribute = |(key, value): &(String, String)| json!({"key": key, "value": {"stringValue": value}});
+fn json(keys: &Keys, resource: &[(String, Value)]) -> Vec<u8> {
+    let attribute = |(key, value): &(String, Value)| match value {
+        Value::Text(text) => json!({"key": key, "value": {"stringValue": text}}),
+        // A number of 64 bits is text in the JSON of protobuf.
+        Value::Integer(value) => json!({"key": key, "value": {"intValue": value.to_string()}}),
+    };
     let resource = json!({"attributes": resource.iter().map(attribute).collect::<Vec<_>>()});
     let scope = json!({"name": SCOPE, "version": VERSION});
     let Keys { by_resource, by_scope, records, .. } = keys;
     format!(r#"{{"{by_resource}":[{{"resource":{resource},"{by_scope}":[{{"scope":{scope},"{records}":["#)
         .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_the_resource_is_no_text() {
+        let resource = [("process.pid".to_owned(), Value::Integer(300))];
+        let written = protobuf(&resource, 0);
+        let pair = [&[10, 11][..], b"process.pid", &[18, 3, 3 << 3, 0xac, 2]].concat();
+        assert!(written.windows(pair.len()).any(|window| window == pair), "{written:?}");
+        let written = String::from_utf8(json(&Signal::Traces.keys(), &resource)).unwrap();
+        assert!(written.contains(r#""value":{"intValue":"300"}"#), "{written}");
+    }
 }

@@ -47,7 +47,14 @@ pub struct Settings {
     /// A batch is tried again for this long.
     pub give_up: Duration,
     /// What the records are of.
-    pub resource: Vec<(String, String)>,
+    pub resource: Vec<(String, Value)>,
+}
+
+/// What an attribute of the resource says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    Text(String),
+    Integer(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

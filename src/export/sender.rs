@@ -42,7 +42,16 @@ pub(super) struct Sender {
     stats: Arc<QueueStats>,
     /// Where batches are compressed.
     gzip: Option<Gzip>,
-    complained: Option<Instant>,
+    /// When each of them was last spoken of.
+    complained: [Option<Instant>; 3],
+}
+
+/// What is spoken of, each by itself: batches that are tried again come before one that is lost, and must not hide why it is.
+#[derive(Clone, Copy)]
+enum Complaint {
+    Retried,
+    Rejected,
+    Lost,
 }
 
 impl Sender {
@@ -67,7 +76,7 @@ impl Sender {
         };
         let client = Client::new(&options, names).map_err(|error| error.to_string())?;
         let gzip = settings.gzip.then(Gzip::new);
-        Ok(Sender { signal, settings, client, metrics, stats, gzip, complained: None })
+        Ok(Sender { signal, settings, client, metrics, stats, gzip, complained: [None; 3] })
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -104,7 +113,7 @@ impl Sender {
             if began.elapsed() + wait > self.settings.give_up || is_late(Instant::now() + wait) {
                 return self.lost(batch, &why);
             }
-            self.complain(&why);
+            self.complain(Complaint::Retried, &why);
             tokio::time::sleep(wait).await;
         }
     }
@@ -117,7 +126,8 @@ impl Sender {
                 Signal::Metrics => "data points",
                 signal => signal.records(),
             };
-            self.complain(&format!("the collector rejected {rejected} {of}: {message}"));
+            let why = format!("the collector rejected {rejected} {of}: {message}");
+            self.complain(Complaint::Rejected, &why);
         }
     }
 
@@ -130,13 +140,14 @@ impl Sender {
                 format!("; {} {} are lost", batch.records, self.signal.records())
             }
         };
-        self.complain(&format!("{why}{lost}"));
+        self.complain(Complaint::Lost, &format!("{why}{lost}"));
     }
 
-    fn complain(&mut self, why: &str) {
+    fn complain(&mut self, about: Complaint, why: &str) {
         let now = Instant::now();
-        if self.complained.is_none_or(|last| now.duration_since(last) >= COMPLAIN_EVERY) {
-            self.complained = Some(now);
+        let complained = &mut self.complained[about as usize];
+        if complained.is_none_or(|last| now.duration_since(last) >= COMPLAIN_EVERY) {
+            *complained = Some(now);
             let message = format!("{} could not be exported", self.signal.records());
             event!(Warn, message, endpoint = self.place(), why = why);
         }

@@ -500,6 +500,29 @@ impl Attempts {
         self.endpoint = Some(attempt.endpoint().clone());
     }
 
+    /// The present try cannot be written as its endpoint is to see it. Nothing was done for it yet, so it was none.
+    pub(crate) fn withdraw(&mut self) {
+        if let Some(attempt) = self.current.take() {
+            self.forget(attempt);
+        }
+    }
+
+    /// The same of a copy that has joined others.
+    pub(crate) fn withdraw_copy(&mut self, attempt: Attempt) {
+        self.tried.pop();
+        self.forget(attempt);
+    }
+
+    fn forget(&mut self, mut attempt: Attempt) {
+        attempt.traced = None;
+        self.forget_span();
+        self.count -= 1;
+        if self.count == 0 {
+            self.first_started = None;
+            self.endpoint = None;
+        }
+    }
+
     /// Whether the endpoint had most of the time since its try began to itself: a client that takes all of it to send its
     /// request, which ended at `sent`, is not the endpoint's fault.
     pub(crate) fn had_time(&self, sent: Option<Instant>, now: Instant) -> bool {

@@ -13,9 +13,9 @@ use crate::{
     error::Reason,
 };
 
-/// The value of a cookie (RFC 6265, section 4.2).
+/// The value of a cookie (RFC 6265, section 4.2). One that is empty tells nobody apart, so it is none.
 pub(super) fn find<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
-    all(headers, name).next()
+    all(headers, name).find(|value| !value.is_empty())
 }
 
 /// Its values: browsers send those of several paths, and strangers what they like.

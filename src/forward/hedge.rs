@@ -142,6 +142,7 @@ impl<E: FnMut(&mut RequestHeader, &mut Attempts) -> Result<(), Reason>> Racing<'
         let mut header = (*request).clone();
         let edited = (self.edit)(&mut header, self.attempts);
         if let Err(reason) = edited.and_then(|()| name_host(&mut header, attempt.endpoint())) {
+            self.attempts.withdraw_copy(attempt);
             self.refused = Some(reason.into());
             return None;
         }

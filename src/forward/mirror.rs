@@ -40,8 +40,11 @@ pub(crate) struct Copy {
     spelling: Option<Bytes>,
     body: BytesMut,
     addresses: ClientAddresses,
-    room: OwnedSemaphorePermit,
+    /// Held until its answer is there.
+    _room: OwnedSemaphorePermit,
     traced: Option<TracedCopy>,
+    /// What became of it is counted, or will be when it has been sent.
+    is_counted: bool,
 }
 
 /// What the span of a copy says that only its request knows.
@@ -53,6 +56,15 @@ pub(crate) struct TracedCopy {
     pub call: Option<String>,
     pub path: String,
     pub query: Option<String>,
+}
+
+impl Drop for Copy {
+    /// Its request ended before the body did: an endpoint answered early or could not be reached, or the client left.
+    fn drop(&mut self) {
+        if !self.is_counted {
+            self.route.metrics.mirrored("incomplete");
+        }
+    }
 }
 
 impl Copy {
@@ -90,8 +102,9 @@ impl Copy {
             spelling,
             body: BytesMut::new(),
             addresses,
-            room,
+            _room: room,
             traced,
+            is_counted: false,
         }
     }
 
@@ -99,6 +112,7 @@ impl Copy {
     #[must_use]
     pub(crate) fn add(&mut self, part: &Bytes) -> bool {
         if self.body.len() + part.len() > LARGEST_BODY {
+            self.is_counted = true;
             self.route.metrics.mirrored("too_large");
             return false;
         }
@@ -107,14 +121,14 @@ impl Copy {
     }
 
     /// The body is whole: send it.
-    pub(crate) fn send(self, client: &Client, metrics: &Arc<Metrics>) {
+    pub(crate) fn send(mut self, client: &Client, metrics: &Arc<Metrics>) {
+        self.is_counted = true;
         let (client, metrics) = (client.clone(), metrics.clone());
         tokio::spawn(async move {
             let noted = spans::Ended::default();
             let sent = tokio::time::timeout(LONGEST, self.exchange(&client, &metrics, &noted)).await;
             self.record(&noted);
             self.route.metrics.mirrored(if sent == Ok(true) { "answered" } else { "failed" });
-            drop(self.room);
         });
     }
 

@@ -131,6 +131,17 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_cookie_is_none() {
+        let key = HashKey::Cookie(HashCookie::named("at"));
+        let mut headers = HeaderMap::new();
+        headers.append(COOKIE, "at=; other=1".parse().unwrap());
+        assert!(issue(&key, &headers, &mut fastrand::Rng::with_seed(7)).is_some());
+        assert_eq!(hash_key(&key, &headers, "192.0.2.1".parse().unwrap(), None), None);
+        headers.append(COOKIE, "at=mine".parse().unwrap());
+        assert!(issue(&key, &headers, &mut fastrand::Rng::with_seed(7)).is_none());
+    }
+
+    #[test]
     fn no_cookie_is_given_out_beside_the_upstream_s_own_nor_where_that_is_off() {
         let key = HashKey::Cookie(HashCookie::named("at"));
         let mut rng = fastrand::Rng::with_seed(7);

@@ -208,7 +208,7 @@ pub(crate) fn record_try(queue: &Queue, of: &Common<'_>, tried: &Tried) {
         id: tried.span.bytes(),
         parent: Some(of.current.span.bytes()),
         state: of.state,
-        sampled: of.current.sampled,
+        flags: of.current.flags(),
         remote_parent: false,
         name,
         kind: Kind::Client,

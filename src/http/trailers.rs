@@ -5,9 +5,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{is_in_disguise, speaker};
 
-/// What would be taken for a part of the head: how the message is framed, whom it is for, who asks, how its content is
-/// coded (RFC 9110, section 6.5.1).
-const FORBIDDEN: [HeaderName; 22] = [
+/// What would be taken for a part of the head: how the message is framed, whom it is for, who asks and on which conditions, how its
+/// content is coded, and what is to be done with an answer (RFC 9110, section 6.5.1).
+const FORBIDDEN: [HeaderName; 35] = [
+    header::AGE,
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONNECTION,
@@ -16,19 +17,31 @@ const FORBIDDEN: [HeaderName; 22] = [
     header::CONTENT_RANGE,
     header::CONTENT_TYPE,
     header::COOKIE,
+    header::DATE,
     header::EXPECT,
+    header::EXPIRES,
     header::FORWARDED,
     header::HOST,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
     HeaderName::from_static("keep-alive"),
+    header::LOCATION,
     header::MAX_FORWARDS,
+    header::PRAGMA,
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
+    header::RANGE,
+    header::RETRY_AFTER,
     header::SET_COOKIE,
     header::TE,
     header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    header::VARY,
     header::WWW_AUTHENTICATE,
 ];
 
@@ -113,6 +126,31 @@ mod tests {
         let section = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: a\r\nX-Forwarded-For: 1.2.3.4\r\n\
                        Authorization: x\r\nX_Real_Ip: 1.2.3.4\r\nx-tidegate-reason: panic\r\nx-sum: 1\r\n\r\n";
         assert_eq!(read(section, 100), ["x-sum=1"]);
+    }
+
+    #[test]
+    fn conditions_and_what_is_to_be_done_with_an_answer_are_left_out() {
+        let forbidden = [
+            "If-Match",
+            "If-None-Match",
+            "If-Modified-Since",
+            "If-Unmodified-Since",
+            "If-Range",
+            "Range",
+            "Age",
+            "Expires",
+            "Date",
+            "Location",
+            "Retry-After",
+            "Vary",
+            "Pragma",
+            "Cache-Control",
+        ];
+        let section: String = forbidden.iter().map(|name| format!("{name}: x\r\n")).collect();
+        assert_eq!(
+            read(&format!("{section}etag: \"a\"\r\nx-sum: 1\r\n\r\n"), 100),
+            ["etag=\"a\"", "x-sum=1"]
+        );
     }
 
     proptest::proptest! {

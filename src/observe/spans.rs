@@ -28,7 +28,8 @@ pub struct Span<'a> {
     pub parent: Option<[u8; 8]>,
     /// The `tracestate` that goes with it.
     pub state: &'a str,
-    pub sampled: bool,
+    /// Those of W3C that are sent with it (Trace Context, level 2, section 3.2.2.5).
+    pub flags: u8,
     /// The parent is another process's.
     pub remote_parent: bool,
     /// In parts, which are written without a space between them.
@@ -84,10 +85,10 @@ fn head(out: &mut Vec<u8>, span: &Span<'_>) {
     fixed32(out, 16, flags(span));
 }
 
-/// The W3C flag, and whether the parent is remote (and that this is known).
+/// The W3C flags, and whether the parent is remote (and that this is known).
 fn flags(span: &Span<'_>) -> u32 {
     let remote = if span.remote_parent { 0x300 } else { 0x100 };
-    u32::from(span.sampled) | remote
+    u32::from(span.flags) | remote
 }
 
 fn json_head(span: &Span<'_>) -> Value {

@@ -129,7 +129,8 @@ impl Gateway {
             ctx.attempts.can_be_answered(Instant::now());
         }
         // First: a request that cannot be sent must not cost a connection.
-        let request = self.upstream_request_filter(session, ctx)?;
+        let request = self.upstream_request_filter(session, ctx);
+        let request = request.inspect_err(|_| ctx.attempts.withdraw())?;
         let limit = ctx.attempts.idle_limit();
         let kept = if may_reuse { self.client.reuse(&peer, &limit) } else { None };
         let mut exchange = match kept {

@@ -168,6 +168,11 @@ impl Current {
 }
 
 impl Current {
+    /// Those of W3C that are sent with it.
+    pub(crate) fn flags(&self) -> u8 {
+        w3c::flags(self.sampled, self.random)
+    }
+
     /// How a browser is told: the value of `Server-Timing` (W3C Trace Context, level 2, section 2.1).
     pub(crate) fn server_timing(&self) -> String {
         format!("trace;desc={}", w3c::write(&self.outgoing(self.span)).escape_ascii())

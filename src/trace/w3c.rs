@@ -45,9 +45,13 @@ pub(crate) fn write(outgoing: &Outgoing) -> [u8; LENGTH] {
     let mut value = *b"00-00000000000000000000000000000000-0000000000000000-00";
     value[3..35].copy_from_slice(&outgoing.trace.digits());
     value[36..52].copy_from_slice(&outgoing.span.digits());
-    let flags = if outgoing.sampled { SAMPLED } else { 0 } | if outgoing.random { RANDOM } else { 0 };
-    value[54] = b'0' + flags;
+    value[54] = b'0' + flags(outgoing.sampled, outgoing.random);
     value
+}
+
+/// As a context is sent with them.
+pub(crate) fn flags(sampled: bool, random: bool) -> u8 {
+    (u8::from(sampled) * SAMPLED) | (u8::from(random) * RANDOM)
 }
 
 #[cfg(test)]

@@ -61,6 +61,10 @@ async fn what_cannot_be_exported_so_is_refused_where_it_stands() {
             "g.yaml:1:47: log.access.to[1].otlp.endpoint: is not the http or https URL of a collector",
         ),
         (
+            "tracing: {otlp: {endpoint: 'http://a:1/v1?token=b'}}",
+            "tracing.otlp.endpoint: has a query, which is not sent to a collector (leave it out: a token belongs in `headers`)",
+        ),
+        (
             "log: {access: {to: [{otlp: {}}, {otlp: {endpoint: 'http://b:1'}}]}}",
             "log.access.to: there can be one `otlp` only (have a collector pass records on)",
         ),
@@ -173,6 +177,40 @@ async fn variables_that_the_file_overrides_or_that_are_wrong_are_told() {
         ("tracing: {otlp: {}}", ("OTEL_SDK_DISABLED", "yes"), "is ignored: it is neither `true` nor `false`"),
         ("", ("OTEL_TRACES_EXPORTER", "zipkin"), "asks for `zipkin`, which is not supported"),
         ("", ("OTEL_TRACES_EXPORTER", "smoke"), "is ignored: `smoke` is neither `otlp` nor `none`"),
+        // Whether or not anything is traced.
+        ("", (SAMPLER, "foo"), "is ignored: it is none of always_on"),
+        ("", ("OTEL_PROPAGATORS", "xray"), "is ignored: `xray` is none of"),
+        ("", ("OTEL_BSP_SCHEDULE_DELAY", "-1"), "is ignored: it is no number"),
+        ("", ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"), "is ignored: it is no number"),
+        // That it is wrong comes before that the file says otherwise.
+        ("tracing: {otlp: {every: 1s}}", ("OTEL_BSP_SCHEDULE_DELAY", "-1"), "is ignored: it is no number"),
+        ("tracing: {propagate: [w3c]}", ("OTEL_PROPAGATORS", "xray"), "is ignored: `xray` is none of"),
+        ("tracing: {sample: {new: 1%}}", (SAMPLER, "foo"), "is ignored: it is none of always_on"),
+        (
+            "tracing: {otlp: {protocol: grpc}}",
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "smoke"),
+            "is ignored: it is none of",
+        ),
+        (
+            "tracing: {otlp: {compression: gzip}}",
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+            "is ignored: it is neither",
+        ),
+        (
+            "tracing: {otlp: {headers: {a: b}}}",
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a b=c"),
+            "is ignored: it has what no",
+        ),
+        (
+            "tracing: {otlp: {endpoint: 'http://a:1'}}",
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "here"),
+            "is ignored: it is not the http or https URL",
+        ),
+        (
+            "tracing: {otlp: {}}",
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:1/?token=b"),
+            "is ignored: it has a query, which is not sent to a collector",
+        ),
     ] {
         let (code, told) = check(yaml, &[variable]).await;
         let (name, _) = variable;

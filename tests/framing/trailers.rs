@@ -9,7 +9,7 @@ use crate::support::http2::{Http2Client, whole};
 use crate::support::origin::Deed;
 
 /// What a trailer may not be (RFC 9110, section 6.5.1), and one that may.
-const FIELDS: [(&str, &str); 11] = [
+const FIELDS: [(&str, &str); 15] = [
     ("x-sum", "1"),
     ("content-length", "5"),
     ("transfer-encoding", "chunked"),
@@ -21,6 +21,10 @@ const FIELDS: [(&str, &str); 11] = [
     ("trailer", "x-more"),
     ("connection", "close"),
     ("cache-control", "public"),
+    ("if-none-match", "*"),
+    ("range", "bytes=0-1"),
+    ("date", "Thu, 01 Jan 1970 00:00:00 GMT"),
+    ("location", "/elsewhere"),
 ];
 
 fn chunked(data: &str) -> String {

@@ -1,7 +1,7 @@
 //! Mirrors: copies for a shadow upstream, whose answers nobody waits for.
 
 use super::{Client, Origin, yaml};
-use crate::support::{Gateway, metric, wait_for_metric};
+use crate::support::{Gateway, RawConnection, ScriptedUpstream, Step, Yaml, metric, wait_for_metric};
 
 async fn mirrored(mirror: &str, main: &Origin, shadow: &Origin) -> Gateway {
     let route = format!("upstream: u, mirror: {{upstream: shadow, {mirror}}}");
@@ -48,6 +48,20 @@ async fn a_body_that_is_too_large_is_not_copied_and_reaches_the_upstream_whole()
     Client::new(&gateway).send("POST", "/", &[], body.clone()).await.assert_status(200);
     assert_eq!(main.seen()[0].body.len(), body.len());
     wait_for_metric(&gateway, "tidegate_mirrored_total", &["outcome=\"too_large\""], 1.0).await;
+    assert_eq!(shadow.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_never_ends_is_not_copied_and_counted() {
+    let early = ScriptedUpstream::start(vec![Step::ReadHead, Step::respond("early"), Step::Stall]).await;
+    let shadow = Origin::start().await;
+    let yaml = Yaml::to(early.address()).route("mirror: {upstream: shadow}");
+    let gateway = yaml.with_upstream("shadow", [shadow.address], "").start().await;
+    let mut client = RawConnection::open(gateway.address("main"));
+    client.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nhalf");
+    assert_eq!(client.read_head().status, 200);
+    drop(client);
+    wait_for_metric(&gateway, "tidegate_mirrored_total", &["outcome=\"incomplete\""], 1.0).await;
     assert_eq!(shadow.requests(), 0);
 }
 

@@ -230,6 +230,23 @@ async fn a_mirrored_copy_has_a_span_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_cannot_be_written_for_its_upstream_is_no_try() {
+    for hedge in ["", ", hedge: {after: 10s}"] {
+        let (origin, collector) = (Origin::start().await, Collector::start().await);
+        let filters = "filters: [{headers: {request: {set: {x-q: '{query.a}'}}}}]";
+        let route = format!("upstream: u, {filters}{hedge}");
+        let gateway = traced("", &collector, &route, &[("u", &[&origin], "")]).await;
+        Client::new(&gateway).get("/?a=%0d%0a").await.assert_reason(400, "unwritable_field");
+        let line = gateway.wait_for_line(|line| line["reason"] == "unwritable_field").await;
+        assert_eq!((&line["attempts"], &line["endpoint"]), (&0.into(), &serde_json::Value::Null), "{line}");
+        let spans = collector.spans(1).await;
+        assert!(tries(&spans).is_empty(), "{hedge}");
+        assert_eq!(server(&spans).get("tidegate.attempts"), "0");
+        assert_eq!(origin.requests(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_of_our_own_says_why() {
     let collector = Collector::start().await;
     let reset = ScriptedUpstream::start(vec![Step::ReadHead, Step::Reset]).await;
@@ -310,7 +327,7 @@ async fn spans_are_the_same_over_every_protocol() {
             let server = server(&spans);
             assert_eq!((server.trace(), server.parent()), (TRACE.into(), CALLER.into()), "{protocol}");
             assert_eq!((server.span.trace_state.as_str(), server.get("tidegate.attempts")), ("a=b", "1"));
-            assert_eq!(server.span.flags & 1, 1);
+            assert_eq!((server.span.flags & 0xff, server.resource.contains_key("process.pid")), (1, true));
             let (asked, fields) = collector.requests(1).await.remove(0);
             assert_eq!(
                 (asked.as_str(), &fields["authorization"]),
@@ -346,7 +363,14 @@ async fn every_span_is_exported_rejected_or_dropped_whatever_the_collector_does(
     let dropped = result("dropped_export").await;
     assert_eq!((exported, rejected, dropped), (5.0, 1.0, 6.0));
     assert_eq!(result("dropped_queue").await, 0.0);
-    gateway.wait_for_message("spans could not be exported").await;
+    // What is lost is told beside what is tried again, and what is rejected.
+    for why in ["400", "429", "rejected 1 spans"] {
+        let is_told = |line: &serde_json::Value| {
+            line["msg"] == "spans could not be exported"
+                && line["why"].as_str().is_some_and(|told| told.contains(why))
+        };
+        gateway.wait_for_line(is_told).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,7 +414,7 @@ async fn nothing_is_sampled_below_the_share_but_failures_where_that_is_asked_for
     client.get("/status/500").await.assert_status(500);
     let spans = collector.spans(2).await;
     assert_eq!((spans.len(), server(&spans).get("url.path")), (2, "/status/500"));
-    assert_eq!(server(&spans).span.flags & 1, 0, "it was not sampled");
+    assert!(spans.iter().all(|span| span.span.flags & 0xff == 2), "it was not sampled, and its id is random");
     for seen in origin.seen() {
         assert!(seen.header("traceparent").unwrap().ends_with("-02"), "{seen:?}");
     }

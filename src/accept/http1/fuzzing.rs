@@ -57,8 +57,13 @@ fn as_httparse_reads_it(head: &[u8], request: &RequestHeader) {
 }
 
 fn written(request: &RequestHeader) -> Bytes {
-    let mut wire =
-        BytesMut::from(format!("{} {} {:?}\r\n", request.method, request.uri, request.version).as_str());
+    let uri = &request.uri;
+    let target = match (uri.scheme(), uri.authority()) {
+        // Of the server as a whole.
+        (Some(scheme), Some(authority)) if uri.path() == "*" => format!("{scheme}://{authority}"),
+        _ => uri.to_string(),
+    };
+    let mut wire = BytesMut::from(format!("{} {target} {:?}\r\n", request.method, request.version).as_str());
     put_fields(&mut wire, &request.headers, None);
     wire.extend_from_slice(b"\r\n");
     wire.freeze()

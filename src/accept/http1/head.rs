@@ -6,7 +6,7 @@
 //! The header's values are slices of the bytes it came in.
 
 use bytes::Bytes;
-use http::{HeaderName, Method, Uri, Version};
+use http::{HeaderName, Method, Uri, Version, uri::PathAndQuery};
 use memchr::memchr;
 use pingora_http::{RequestHeader, header_value_from_raw};
 
@@ -72,6 +72,9 @@ pub(super) fn parse(head: &Bytes) -> Result<(RequestHeader, Body), Refusal> {
         None => Uri::from_maybe_shared(head.slice_ref(target)),
     };
     parts.uri = uri.map_err(|_| bad("request target is not a URI"))?;
+    if method == b"OPTIONS" && authority(target).is_some_and(|(_, rest)| rest.is_empty()) {
+        parts.uri = of_server(parts.uri);
+    }
     parts.version = version;
     // Lines are about as long as fields mostly are.
     parts.headers.reserve(head.len() / 32 + MOST_ADDED);
@@ -119,7 +122,7 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>, Refusal> {
             return Err(Refusal { reason: Reason::MethodNotAllowed, detail: "CONNECT is not proxied" });
         }
         (b"OPTIONS", b"*") | (_, [b'/', ..]) => {}
-        _ if authority(target).is_some_and(|named| !named.is_empty() && is_authority(named)) => {}
+        _ if authority(target).is_some_and(|(named, _)| !named.is_empty() && is_authority(named)) => {}
         _ => return Err(bad("request target is neither a path nor an absolute URL")),
     }
     match version {
@@ -130,14 +133,21 @@ fn request_line(line: &[u8]) -> Result<RequestLine<'_>, Refusal> {
     }
 }
 
-/// What stands between `http://` and the path.
-fn authority(target: &[u8]) -> Option<&[u8]> {
+/// What stands between `http://` and the path, and all behind it.
+fn authority(target: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = [&b"http://"[..], b"https://"].into_iter().find_map(|scheme| {
         let (start, rest) = target.split_at_checked(scheme.len())?;
         start.eq_ignore_ascii_case(scheme).then_some(rest)
     })?;
     let end = rest.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(rest.len());
-    Some(&rest[..end])
+    Some(rest.split_at(end))
+}
+
+/// `OPTIONS http://a` asks about the server as a whole, as `OPTIONS *` does (RFC 9112, section 3.2.4).
+fn of_server(uri: Uri) -> Uri {
+    let mut parts = uri.into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static("*"));
+    Uri::from_parts(parts).expect("it had a scheme and an authority")
 }
 
 #[derive(Default)]
@@ -274,6 +284,21 @@ mod tests {
     }
 
     #[test]
+    fn options_of_a_url_without_a_path_asks_about_the_server() {
+        for (target, path) in [
+            ("http://a:8", "*"),
+            ("HTTP://a", "*"),
+            ("http://a:8/", "/"),
+            ("http://a?b", "/"),
+            ("http://a/a", "/a"),
+        ] {
+            let head = |method| Bytes::from(format!("{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            assert_eq!(parse(&head("OPTIONS")).unwrap().0.uri.path(), path, "{target}");
+            assert_ne!(parse(&head("GET")).unwrap().0.uri.path(), "*", "{target}");
+        }
+    }
+
+    #[test]
     fn accepts_what_clients_send() {
         let cases = [
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Some(0)),
@@ -291,6 +316,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Some(0)),
             ("GET /é{\"a\"}?b=`ü` HTTP/1.1\r\nHost: a\r\n\r\n", Some(0)),
             ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Some(0)),
+            ("OPTIONS http://a:8 HTTP/1.1\r\nHost: a:8\r\n\r\n", Some(0)),
             ("BREW /pot HTTP/1.1\r\nHost: a\r\nX: \ttea \r\n\r\n", Some(0)),
         ];
         for (head, body) in cases {

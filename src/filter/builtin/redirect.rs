@@ -102,8 +102,23 @@ impl Elsewhere {
                 to.push_str(query);
             }
         }
-        Ok(to)
+        if names_host(&to) { Ok(to) } else { Err(Reason::BadRequest) }
     }
+}
+
+/// Whether the host of a URL over HTTP is whole: a client that did not say it, or a value that is missing, leaves `https:///a` or
+/// `https://.example.com`. Where there is no host by design, that is so.
+fn names_host(url: &str) -> bool {
+    let schemes = ["//", "http://", "https://"];
+    let Some(rest) = schemes.into_iter().find_map(|scheme| url.strip_prefix(scheme)) else { return true };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (_, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+    if place.starts_with('[') {
+        return true;
+    }
+    let (host, _) = place.split_once(':').unwrap_or((place, ""));
+    // A dot at the end is the root's.
+    !host.strip_suffix('.').unwrap_or(host).split('.').any(str::is_empty)
 }
 
 impl Filter for Elsewhere {
@@ -123,6 +138,39 @@ impl Filter for Elsewhere {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_of_a_target_is_whole() {
+        for whole in [
+            "https://a.example/",
+            "http://a",
+            "https://a.:8080?b",
+            "//a.example/b",
+            "https://[::1]:8080/",
+            "https://u@a.example",
+            "/a",
+            "/a//b",
+            "",
+            "mailto:a@b.example",
+            "app:///open",
+            "/a?to=https:///b",
+        ] {
+            assert!(names_host(whole), "{whole}");
+        }
+        for wrong in [
+            "https:///ru/x",
+            "https://",
+            "http://?a",
+            "https://:8080/",
+            "https://.example.com",
+            "https://a..b/",
+            "//",
+            "https://./",
+            "https://u@/a",
+        ] {
+            assert!(!names_host(wrong), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_target_is_a_url_or_a_path_from_the_root() {

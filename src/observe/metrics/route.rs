@@ -155,7 +155,7 @@ impl RouteMetrics {
         self.extras.get_or_init(Box::default).hedges.add_one(outcome);
     }
 
-    /// A copy ended: `answered`, `failed`, or was not made: `overloaded`, `too_large`.
+    /// A copy ended: `answered`, `failed`, or was not made: `overloaded`, `too_large`, `incomplete`.
     pub fn mirrored(&self, outcome: &'static str) {
         self.extras.get_or_init(Box::default).mirrored.add_one(outcome);
     }

@@ -14,7 +14,7 @@ pub use self::{
     queue::{Batch, Limits, Queue, QueueStats},
     writer::{Writer, cut},
 };
-pub(crate) use wire::{bytes, varint};
+pub(crate) use wire::{bytes, number, varint};
 
 /// How records are written. One queue has records of one encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,7 +49,7 @@ fn begin(out: &mut Vec<u8>, field: u8, length: usize) {
 }
 
 #[inline]
-pub(in crate::observe) fn number(out: &mut Vec<u8>, field: u8, value: u64) {
+pub(crate) fn number(out: &mut Vec<u8>, field: u8, value: u64) {
     out.push(field << 3);
     varint(out, value);
 }

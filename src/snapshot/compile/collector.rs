@@ -69,9 +69,11 @@ const SPAN_VALUE: usize = 1024;
 const LOG_VALUE: usize = 2048;
 /// A span has about 25 of them, and may be as large as 2 MiB.
 const LONGEST_SPAN_VALUE: usize = 16 * 1024;
-/// What is said of an endpoint that is no URL.
-pub(super) const NO_COLLECTOR: &str = "is not the http or https URL of a collector";
-pub(super) const A_COLLECTOR: &str = "such as http://127.0.0.1:4318";
+/// What is said of an endpoint that is none, and what to do about it.
+const NO_COLLECTOR: (&str, &str) =
+    ("is not the http or https URL of a collector", "such as http://127.0.0.1:4318");
+const HAS_QUERY: (&str, &str) =
+    ("has a query, which is not sent to a collector", "leave it out: a token belongs in `headers`");
 
 impl Compiler<'_> {
     pub(super) fn span_export(
@@ -132,15 +134,13 @@ impl Compiler<'_> {
             (None, Some(_)) => config::MetricsOtlp::default(),
             (None, None) => return None,
         };
-        let interval = variables.or_written("OTEL_METRIC_EXPORT_INTERVAL", otlp.every.is_some());
-        let interval = variables.millis("OTEL_METRIC_EXPORT_INTERVAL", interval);
+        let interval = variables.millis("OTEL_METRIC_EXPORT_INTERVAL", otlp.every.is_some());
         let every = otlp.every.map(Duration::from).or(interval).unwrap_or(METRICS_EVERY);
         if let Some(every) = otlp.every {
             self.refuse_zero(&at.key("every"), every);
         }
         // What could not be sent by then is sent with the next.
-        let of_push = variables.get("OTEL_METRIC_EXPORT_TIMEOUT");
-        let of_push = variables.millis("OTEL_METRIC_EXPORT_TIMEOUT", of_push);
+        let of_push = variables.millis("OTEL_METRIC_EXPORT_TIMEOUT", false);
         let give_up = of_push.map_or(every, |timeout| timeout.min(every));
         let collector = Collector {
             signal: Signal::Metrics,
@@ -187,24 +187,10 @@ impl Compiler<'_> {
         let endpoint = self.endpoint(written, protocol, variables);
         let headers = self.collector_headers(written, variables);
         let (ca, client_cert) = self.collector_tls(written, variables);
-        let compression = variables.of(written.signal, "COMPRESSION", written.compression.is_some());
         let authority = endpoint.as_ref().and_then(Uri::authority);
-        let gzip = match (written.compression, compression.as_deref()) {
-            (Some(compression), _) => compression == OtlpCompression::Gzip,
-            (None, Some("none")) => false,
-            (None, Some("gzip")) => true,
-            (None, unknown) => {
-                if unknown.is_some() {
-                    let name = variables.name_of(written.signal, "COMPRESSION");
-                    variables.ignore(&name, "it is neither gzip nor none");
-                }
-                // No network is between us: what both sides would compute is worth more than what they send.
-                !authority.is_some_and(|authority| is_loopback(authority.as_str()))
-            }
-        };
-        let timeout = variables.of(written.signal, "TIMEOUT", written.timeout.is_some());
-        let of_timeout = variables.name_of(written.signal, "TIMEOUT");
-        let timeout = written.timeout.map(Duration::from).or_else(|| variables.millis(&of_timeout, timeout));
+        // No network is between us: what both sides would compute is worth more than what they send.
+        let is_far = || !authority.is_some_and(|authority| is_loopback(authority.as_str()));
+        let gzip = is_zipped(written, variables).unwrap_or_else(is_far);
         Some(export::Settings {
             endpoint: endpoint?,
             protocol: match protocol {
@@ -214,7 +200,7 @@ impl Compiler<'_> {
             },
             headers,
             gzip,
-            timeout: timeout.unwrap_or(Duration::from_secs(10)),
+            timeout: timeout(written, variables).unwrap_or(Duration::from_secs(10)),
             ca,
             client_cert,
             every,
@@ -239,20 +225,19 @@ impl Compiler<'_> {
             (None, None) if is_grpc => ("http://127.0.0.1:4317".to_owned(), false),
             (None, None) => ("http://127.0.0.1:4318".to_owned(), false),
         };
-        let uri = collector_url(&text);
-        let path = uri.as_ref().map(|uri| match (is_grpc, is_whole) {
+        let at = written.at.key("endpoint");
+        let uri = collector_url(&text).map_err(|(why, hint)| self.refuse_with_hint(&at, why, hint)).ok()?;
+        let path = match (is_grpc, is_whole) {
             (true, _) => signal.method().to_owned(),
             (false, true) => uri.path().to_owned(),
             (false, false) => format!("{}{}", uri.path().trim_end_matches('/'), signal.path()),
-        });
-        let whole = uri.zip(path).and_then(|(uri, path)| {
-            let mut parts = uri.into_parts();
-            parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
-            Uri::from_parts(parts).ok()
-        });
+        };
+        let mut parts = uri.into_parts();
+        parts.path_and_query = PathAndQuery::try_from(path).ok();
+        let whole = Uri::from_parts(parts).ok();
         if whole.is_none() {
-            let at = written.at.key("endpoint");
-            self.refuse_with_hint(&at, NO_COLLECTOR, A_COLLECTOR);
+            let (why, hint) = NO_COLLECTOR;
+            self.refuse_with_hint(&at, why, hint);
         }
         whole
     }
@@ -264,15 +249,16 @@ impl Compiler<'_> {
     ) -> Vec<(HeaderName, HeaderValue)> {
         let mut headers = Vec::new();
         let is_written = !written.headers.is_empty();
-        let of_variables = variables.of(written.signal, "HEADERS", is_written);
-        for (name, value) in of_variables.iter().flat_map(|all| pairs(all)) {
+        variables.of(written.signal, "HEADERS", is_written);
+        let variable = variables.name_of(written.signal, "HEADERS");
+        for (name, value) in variables.get(&variable).iter().flat_map(|all| pairs(all)) {
             match (HeaderName::try_from(name.as_str()), HeaderValue::try_from(value)) {
                 (Ok(name), Ok(value)) => headers.push((name, value)),
-                _ => {
-                    let name = variables.name_of(written.signal, "HEADERS");
-                    variables.ignore(&name, "it has what no header can");
-                }
+                _ => variables.ignore(&variable, "it has what no header can"),
             }
+        }
+        if is_written {
+            headers.clear();
         }
         for (name, value) in written.headers {
             let at = written.at.key("headers").key(name);
@@ -356,20 +342,44 @@ fn limits(batching: &Batching, bytes: u64, value: usize) -> Limits {
     }
 }
 
-pub(super) fn collector_url(text: &str) -> Option<Uri> {
-    Uri::from_str(text).ok().filter(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
-    })
+/// # Errors
+///
+/// What is wrong with it, and what to do about that.
+pub(super) fn collector_url(text: &str) -> Result<Uri, (&'static str, &'static str)> {
+    let uri = Uri::from_str(text).map_err(|_| NO_COLLECTOR)?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+        return Err(NO_COLLECTOR);
+    }
+    if uri.query().is_some() { Err(HAS_QUERY) } else { Ok(uri) }
+}
+
+/// What the variables say of spans while none are exported is read for what may be wrong with it alone.
+pub(super) fn understand_spans(variables: &mut Otel<'_>) {
+    let otlp = config::Otlp::default();
+    batching(&otlp, variables, "BSP");
+    variables.longest_value("SPAN", SPAN_VALUE, LONGEST_SPAN_VALUE);
+    let (at, headers, tls) = (Path::root(), BTreeMap::new(), OtlpTls::default());
+    let nothing = Collector {
+        signal: Signal::Traces,
+        at: &at,
+        endpoint: None,
+        protocol: None,
+        headers: &headers,
+        compression: None,
+        timeout: None,
+        tls: &tls,
+    };
+    protocol(&nothing, variables);
+    is_zipped(&nothing, variables);
+    timeout(&nothing, variables);
 }
 
 /// `of` names the variables: `BSP` those of spans, `BLRP` those of log records.
 fn batching(otlp: &config::Otlp, variables: &mut Otel<'_>, of: &str) -> Batching {
     let name = |what: &str| format!("OTEL_{of}_{what}");
-    let delay = variables.or_written(&name("SCHEDULE_DELAY"), otlp.every.is_some());
-    let delay = variables.millis(&name("SCHEDULE_DELAY"), delay);
+    let delay = variables.millis(&name("SCHEDULE_DELAY"), otlp.every.is_some());
     let batch = variables.number(&name("MAX_EXPORT_BATCH_SIZE"), otlp.batch.is_some());
-    let give_up = variables.or_written(&name("EXPORT_TIMEOUT"), otlp.give_up.is_some());
-    let give_up = variables.millis(&name("EXPORT_TIMEOUT"), give_up);
+    let give_up = variables.millis(&name("EXPORT_TIMEOUT"), otlp.give_up.is_some());
     Batching {
         give_up: otlp.give_up.map(Duration::from).or(give_up).unwrap_or(GIVE_UP),
         every: otlp.every.map(Duration::from).or(delay),
@@ -379,17 +389,46 @@ fn batching(otlp: &config::Otlp, variables: &mut Otel<'_>, of: &str) -> Batching
 }
 
 fn protocol(written: &Collector<'_>, variables: &mut Otel<'_>) -> OtlpProtocol {
-    let named = variables.of(written.signal, "PROTOCOL", written.protocol.is_some());
-    match (written.protocol, named.as_deref()) {
-        (Some(protocol), _) => protocol,
-        (None, Some("grpc")) => OtlpProtocol::Grpc,
-        (None, Some("http/json")) => OtlpProtocol::HttpJson,
-        (None, None | Some("http/protobuf")) => OtlpProtocol::HttpProtobuf,
-        (None, Some(_)) => {
-            let why = "it is none of grpc, http/protobuf and http/json";
-            let name = variables.name_of(written.signal, "PROTOCOL");
-            variables.ignore(&name, why);
-            OtlpProtocol::HttpProtobuf
-        }
-    }
+    let of_variables =
+        of_collector(written, variables, "PROTOCOL", written.protocol.is_some(), |word| match word {
+            "grpc" => Ok(OtlpProtocol::Grpc),
+            "http/json" => Ok(OtlpProtocol::HttpJson),
+            "http/protobuf" => Ok(OtlpProtocol::HttpProtobuf),
+            _ => Err("it is none of grpc, http/protobuf and http/json"),
+        });
+    written.protocol.or(of_variables).unwrap_or(OtlpProtocol::HttpProtobuf)
+}
+
+/// `None` where nobody says.
+fn is_zipped(written: &Collector<'_>, variables: &mut Otel<'_>) -> Option<bool> {
+    let compression = written.compression;
+    let of_variables =
+        of_collector(written, variables, "COMPRESSION", compression.is_some(), |word| match word {
+            "gzip" => Ok(true),
+            "none" => Ok(false),
+            _ => Err("it is neither gzip nor none"),
+        });
+    compression.map(|compression| compression == OtlpCompression::Gzip).or(of_variables)
+}
+
+/// Of one attempt; `None` where nobody says.
+fn timeout(written: &Collector<'_>, variables: &mut Otel<'_>) -> Option<Duration> {
+    let is_written = written.timeout.is_some();
+    variables.of(written.signal, "TIMEOUT", is_written);
+    let name = variables.name_of(written.signal, "TIMEOUT");
+    let of_variables = variables.millis(&name, false);
+    written.timeout.map(Duration::from).or(of_variables)
+}
+
+/// What a variable says of a collector, whatever the file says, which is noted.
+fn of_collector<T>(
+    written: &Collector<'_>,
+    variables: &mut Otel<'_>,
+    what: &str,
+    is_written: bool,
+    parse: impl FnOnce(&str) -> Result<T, &'static str>,
+) -> Option<T> {
+    variables.of(written.signal, what, is_written);
+    let name = variables.name_of(written.signal, what);
+    variables.parse(&name, parse)
 }

@@ -3,13 +3,10 @@
 
 use std::{collections::BTreeMap, fmt::Display, time::Duration};
 
-use super::{
-    Compiler,
-    collector::{A_COLLECTOR, NO_COLLECTOR, collector_url},
-};
+use super::{Compiler, collector::collector_url};
 use crate::{
     config::{Path, Problem, Tracing},
-    export::Signal,
+    export::{Signal, Value},
 };
 
 /// The variables, and what is to be told of them.
@@ -93,12 +90,12 @@ impl<'a> Otel<'a> {
         let of_all = "OTEL_EXPORTER_OTLP_ENDPOINT";
         let mut found = None;
         for (name, is_whole) in [(of_signal.as_str(), true), (of_all, false)] {
-            let Some(text) = self.or_written(name, is_written) else { continue };
-            if collector_url(&text).is_none() {
-                self.ignore(name, format_args!("it {NO_COLLECTOR} ({A_COLLECTOR})"));
-            } else if found.is_none() {
-                found = Some((text, is_whole));
-            }
+            let read = |text: &str| match collector_url(text) {
+                Ok(_) => Ok(text.to_owned()),
+                Err((why, hint)) => Err(format!("it {why} ({hint})")),
+            };
+            let text = self.read(name, is_written, read);
+            found = found.or(text.map(|text| (text, is_whole)));
         }
         found
     }
@@ -135,22 +132,25 @@ impl<'a> Otel<'a> {
         parse(&text).map_err(|why| self.ignore(name, why.to_string())).ok()
     }
 
-    /// Above 0.
-    pub(super) fn number(&mut self, name: &str, is_written: bool) -> Option<u64> {
-        let text = self.or_written(name, is_written)?;
-        let number = text.parse().ok().filter(|number| *number > 0);
-        if number.is_none() {
-            self.ignore(name, "it is no number above 0");
-        }
-        number
+    /// The variable's value, if it can be understood and the file does not say it as well. One that cannot is told in either case.
+    pub(super) fn read<T, E: Display>(
+        &mut self,
+        name: &str,
+        is_written: bool,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let value = self.parse(name, parse)?;
+        self.or_written(name, is_written).map(|_| value)
     }
 
-    pub(super) fn millis(&mut self, name: &str, text: Option<String>) -> Option<Duration> {
-        let millis = text?.parse().ok().filter(|millis| *millis > 0);
-        if millis.is_none() {
-            self.ignore(name, "it is no number of milliseconds above 0");
-        }
-        millis.map(Duration::from_millis)
+    /// Above 0.
+    pub(super) fn number(&mut self, name: &str, is_written: bool) -> Option<u64> {
+        self.read(name, is_written, |text| above_zero(text).ok_or("it is no number above 0"))
+    }
+
+    pub(super) fn millis(&mut self, name: &str, is_written: bool) -> Option<Duration> {
+        let read = |text: &str| above_zero(text).ok_or("it is no number of milliseconds above 0");
+        self.read(name, is_written, read).map(Duration::from_millis)
     }
 
     /// Characters of an attribute's value, of spans or log records (`of`), at most `most`, which is also what nobody asked
@@ -177,7 +177,7 @@ impl<'a> Otel<'a> {
     }
 
     /// What spans, metrics and log records are of: what the file says, over the variables, over what we know.
-    pub(super) fn resource(&mut self, written: Option<&Tracing>) -> Vec<(String, String)> {
+    pub(super) fn resource(&mut self, written: Option<&Tracing>) -> Vec<(String, Value)> {
         let mut all = BTreeMap::new();
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         let named = written.and_then(|written| written.service.clone());
@@ -188,17 +188,18 @@ impl<'a> Otel<'a> {
             ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
             ("service.instance.id", instance()),
             ("host.name", host),
-            ("process.pid", std::process::id().to_string()),
         ] {
-            all.insert(key.to_owned(), value);
+            all.insert(key.to_owned(), Value::Text(value));
         }
+        all.insert("process.pid".to_owned(), Value::Integer(std::process::id().into()));
         let given = self.get("OTEL_RESOURCE_ATTRIBUTES");
-        all.extend(given.iter().flat_map(|given| pairs(given)));
-        all.extend(service.map(|service| ("service.name".to_owned(), service)));
-        all.extend(written.map(|written| written.resource.clone()).unwrap_or_default());
+        let given = given.iter().flat_map(|given| pairs(given));
+        let service = service.map(|service| ("service.name".to_owned(), service));
+        let written = written.map(|written| written.resource.clone()).unwrap_or_default();
+        all.extend(given.chain(service).chain(written).map(|(key, value)| (key, Value::Text(value))));
         // Not those of OpenTelemetry's SDK, and nobody can say otherwise.
         for (key, value) in [("telemetry.sdk.name", "tidegate"), ("telemetry.sdk.language", "rust")] {
-            all.insert(key.to_owned(), value.to_owned());
+            all.insert(key.to_owned(), Value::Text(value.to_owned()));
         }
         all.into_iter().collect()
     }
@@ -208,6 +209,8 @@ impl Compiler<'_> {
     /// Tells of the variables that were set for nothing.
     pub(super) fn tell(&mut self, variables: Otel<'_>) {
         let Otel { wrong, mut overridden, .. } = variables;
+        // What is wrong with it comes first.
+        overridden.retain(|(name, _)| !wrong.contains_key(name));
         let ignored = wrong.into_iter().map(|(name, why)| {
             Problem::new(format!("{name} {why}"))
                 .hint("correct the variable, or say it in the file")
@@ -230,6 +233,10 @@ impl Compiler<'_> {
             "unset the variable",
         );
     }
+}
+
+fn above_zero(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number| *number > 0)
 }
 
 /// One for the life of the process.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Compiler, PlannedExport, otel::Otel};
+use super::{Compiler, PlannedExport, collector::understand_spans, otel::Otel};
 use crate::{
     config::{self, Path, Propagate, TellTrace},
     export::Signal,
@@ -42,7 +42,14 @@ impl Compiler<'_> {
             (Some(written), _) => written.clone(),
             // Nobody is connected to by surprise: it takes an endpoint.
             (None, Some(_)) => config::Tracing::default(),
-            (None, None) => return (None, None),
+            (None, None) => {
+                // Nothing is traced; but whoever sets a variable is told that it is wrong.
+                let none = config::Tracing::default();
+                sampling(&none.sample, variables);
+                self.formats(&none, variables, &at);
+                understand_spans(variables);
+                return (None, None);
+            }
         };
         let otlp = match (&written.otlp, endpoint) {
             (Some(otlp), _) => Some(otlp.clone()),
@@ -126,8 +133,8 @@ impl Compiler<'_> {
             self.refuse(&at.key("propagate"), "names a form twice");
         }
         // One that a variable names twice counts once.
-        if let Some(listed) = variables.or_written("OTEL_PROPAGATORS", propagate.is_some()) {
-            let read: Result<Vec<Format>, String> = listed
+        let read = |listed: &str| -> Result<Vec<Format>, String> {
+            listed
                 .split(',')
                 .map(str::trim)
                 .filter(|word| !matches!(*word, "" | "none"))
@@ -138,11 +145,10 @@ impl Compiler<'_> {
                     "baggage" => Ok(Format::Baggage),
                     _ => Err(format!("`{word}` is none of tracecontext, b3multi, b3, baggage and none")),
                 })
-                .collect();
-            match read {
-                Ok(read) => formats = read,
-                Err(why) => variables.ignore("OTEL_PROPAGATORS", why),
-            }
+                .collect()
+        };
+        if let Some(read) = variables.read("OTEL_PROPAGATORS", propagate.is_some(), read) {
+            formats = read;
         }
         formats.into_iter().collect()
     }
@@ -155,13 +161,14 @@ fn sampling(written: &config::Sample, variables: &mut Otel<'_>) -> (Threshold, K
         config::KnownTrace::Follow => Known::Follow,
         config::KnownTrace::Decide => Known::Decide,
     });
+    let of_variables = sampler(variables, written.new.is_some());
     if let Some(share) = written.new {
         for name in [SAMPLER, SAMPLER_ARG] {
             variables.or_written(name, true);
         }
         return (Threshold::of(share.as_f64()), known.unwrap_or(Known::Follow));
     }
-    let Some((new, of_sampler)) = sampler(variables) else {
+    let Some((new, of_sampler)) = of_variables else {
         return (Threshold::ALL, known.unwrap_or(Known::Follow));
     };
     if known.is_some_and(|known| known != of_sampler) {
@@ -172,7 +179,7 @@ fn sampling(written: &config::Sample, variables: &mut Otel<'_>) -> (Threshold, K
 
 /// What the variables say. A sampler that is not `parentbased_` decides on every trace, whatever the caller did
 /// (OpenTelemetry, "Tracing SDK", "Built-in samplers").
-fn sampler(variables: &mut Otel<'_>) -> Option<(Threshold, Known)> {
+fn sampler(variables: &mut Otel<'_>, is_written: bool) -> Option<(Threshold, Known)> {
     let named = variables.get(SAMPLER);
     let root = named.as_deref().map(|name| match name.strip_prefix("parentbased_") {
         Some(root) => (root, Known::Follow),
@@ -196,7 +203,7 @@ fn sampler(variables: &mut Otel<'_>) -> Option<(Threshold, Known)> {
             None
         }
     };
-    if variables.get(SAMPLER_ARG).is_some() {
+    if !is_written && variables.get(SAMPLER_ARG).is_some() {
         let why = format!("it is the share of a traceidratio, which {SAMPLER} does not name");
         variables.ignore(SAMPLER_ARG, why);
     }
