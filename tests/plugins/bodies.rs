@@ -43,6 +43,7 @@ async fn a_body_of_another_length_than_announced_never_leaves() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_has_seen_a_body_may_answer_or_wait_no_longer_than_it_may() {
     let backend = Backend::start().await;
+    let patient = gateway(&backend, "bodies", "limits: {buffer: 1KiB}").await;
     let gateway = gateway(&backend, "bodies", "limits: {buffer: 1KiB, pause: 20ms}").await;
     let address = gateway.address("main");
     let answer = send(address, "POST", "/echo", &[("x-body", "answer")], "hello").await;
@@ -51,7 +52,7 @@ async fn a_plugin_that_has_seen_a_body_may_answer_or_wait_no_longer_than_it_may(
     // Nothing lets it go on.
     let answer = send(address, "POST", "/echo", &[("x-body", "pause")], "hello").await;
     answer.assert_reason(503, "plugin_error");
-    let mut large = RawConnection::open(address);
+    let mut large = RawConnection::open(patient.address("main"));
     large.write("POST /echo HTTP/1.1\r\nhost: a\r\nx-body: keep\r\ntransfer-encoding: chunked\r\n\r\n");
     large.write(format!("400\r\n{}\r\n", "x".repeat(1024)));
     large.write(format!("400\r\n{}\r\n400\r\n{}\r\n0\r\n\r\n", "x".repeat(1024), "x".repeat(1024)));

@@ -190,7 +190,7 @@ impl Lent {
             (Map::Headers(Side::Request), b":path") => read_path(text).map(Pseudo::Path),
             (Map::Headers(Side::Request), b":method") => self.read_method(value).map(Pseudo::Method),
             (Map::Headers(Side::Response), b":status") if self.response.is_some() => {
-                let status = text.parse().ok().filter(|status| (200..=599).contains(status));
+                let status = text.parse::<u16>().ok().filter(|status| (200..=599).contains(status));
                 let status = status.and_then(|status| StatusCode::from_u16(status).ok());
                 status.map(Pseudo::Status).ok_or(Status::BadArgument)
             }
