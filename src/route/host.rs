@@ -47,7 +47,7 @@ impl HostPattern {
         if suffix.contains([' ', ',']) && !suffix.contains(['^', '(']) {
             let names = text.split([' ', ',']).filter(|name| !name.is_empty());
             let names = names.map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-            return refuse(&format!("is more than one name (write `hosts: [{names}]`)"));
+            return refuse(&format!("is not a host name, but several (write `hosts: [{names}]`)"));
         }
         if suffix.contains(['/', ':']) {
             let bare = name.split_once("://").map_or(name.as_ref(), |(_, rest)| rest);
