@@ -7,8 +7,7 @@ use super::{is_in_disguise, speaker};
 
 /// What would be taken for a part of the head: how the message is framed, whom it is for, who asks and on which conditions, how its
 /// content is coded, and what is to be done with an answer (RFC 9110, section 6.5.1).
-const FORBIDDEN: [HeaderName; 35] = [
-    header::AGE,
+const FORBIDDEN: [HeaderName; 22] = [
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     header::CONNECTION,
@@ -17,32 +16,37 @@ const FORBIDDEN: [HeaderName; 35] = [
     header::CONTENT_RANGE,
     header::CONTENT_TYPE,
     header::COOKIE,
-    header::DATE,
     header::EXPECT,
-    header::EXPIRES,
     header::FORWARDED,
     header::HOST,
-    header::IF_MATCH,
-    header::IF_MODIFIED_SINCE,
-    header::IF_NONE_MATCH,
-    header::IF_RANGE,
-    header::IF_UNMODIFIED_SINCE,
     HeaderName::from_static("keep-alive"),
-    header::LOCATION,
     header::MAX_FORWARDS,
-    header::PRAGMA,
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
-    header::RANGE,
-    header::RETRY_AFTER,
     header::SET_COOKIE,
     header::TE,
     header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
-    header::VARY,
     header::WWW_AUTHENTICATE,
+];
+
+/// The same, but for calls of gRPC, whose trailers carry what applications call so.
+const FORBIDDEN_IN_HTTP: [HeaderName; 13] = [
+    header::AGE,
+    header::DATE,
+    header::EXPIRES,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+    header::LOCATION,
+    header::PRAGMA,
+    header::RANGE,
+    header::RETRY_AFTER,
+    header::VARY,
 ];
 
 /// As many as are read of one message.
@@ -91,7 +95,8 @@ impl Trailers {
 
 /// Take off what may not stand behind a body.
 pub(crate) fn clean(trailers: &mut HeaderMap) {
-    for name in &FORBIDDEN {
+    let in_http = if trailers.contains_key("grpc-status") { &[][..] } else { &FORBIDDEN_IN_HTTP };
+    for name in FORBIDDEN.iter().chain(in_http) {
         trailers.remove(name);
     }
     // Who the client is, nobody learns behind its request; nor what the gateway says, behind an upstream's answer.
@@ -151,6 +156,9 @@ mod tests {
             read(&format!("{section}etag: \"a\"\r\nx-sum: 1\r\n\r\n"), 100),
             ["etag=\"a\"", "x-sum=1"]
         );
+        // Metadata of an application.
+        let of_a_call = read("grpc-status: 0\r\nlocation: here\r\ncontent-length: 5\r\n\r\n", 100);
+        assert_eq!(of_a_call, ["grpc-status=0", "location=here"]);
     }
 
     proptest::proptest! {
