@@ -171,7 +171,7 @@ async fn a_connection_outlives_requests_that_fail_if_they_were_read_whole() {
     for last in [
         "POST /gone HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhell",
         "GET /gone HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
-        "GET /gone HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+        "GET /gone HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
         "GET /gone HTTP/1.0\r\nhost: a\r\n\r\n",
     ] {
         let answer = String::from_utf8(raw(address, last)).unwrap().to_ascii_lowercase();

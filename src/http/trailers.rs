@@ -154,7 +154,7 @@ mod tests {
         let section: String = forbidden.iter().map(|name| format!("{name}: x\r\n")).collect();
         assert_eq!(
             read(&format!("{section}etag: \"a\"\r\nx-sum: 1\r\n\r\n"), 100),
-            ["etag=\"a\"", "x-sum=1"]
+            ["x-sum=1", "etag=\"a\""]
         );
         // Metadata of an application.
         let of_a_call = read("grpc-status: 0\r\nlocation: here\r\ncontent-length: 5\r\n\r\n", 100);

@@ -98,7 +98,9 @@ async fn trailers_of_a_request_reach_upstreams_of_either_version() {
             assert_eq!(http1.read_response().status, 200, "{protocol}");
         }
         let mut http2 = Http2Client::open(gateway.address("main")).await;
-        for length in [None, Some("5")] {
+        // Towards HTTP/1, a body with a length has nothing behind it.
+        let lengths = if protocol == "http1" { &[None][..] } else { &[None, Some("5")] };
+        for &length in lengths {
             let mut request = Request::post("http://a/").header("trailer", "x-sum");
             if let Some(length) = length {
                 request = request.header("content-length", length);
@@ -112,7 +114,8 @@ async fn trailers_of_a_request_reach_upstreams_of_either_version() {
             assert_eq!(seen.body.as_deref(), Some(&b"hello"[..]), "{protocol}");
             assert_eq!(names(&seen.trailers), ["x-sum"], "{protocol}");
         }
-        assert_eq!((origin.seen().len(), origin.connections()), (4, 1), "{protocol} {route}");
+        let expected = (2 + lengths.len(), 1);
+        assert_eq!((origin.seen().len(), origin.connections()), expected, "{protocol} {route}");
     }
 }
 

@@ -427,11 +427,16 @@ fn put_head(
     let phrase = header.get_reason_phrase().or(header.status.canonical_reason());
     wire.put_slice(phrase.unwrap_or_default().as_bytes());
     wire.put_slice(b"\r\n");
-    let is_switch = header.status == StatusCode::SWITCHING_PROTOCOLS;
+    // A protocol is named by two fields.
+    let names_protocol = |value: &[u8]| match header.status {
+        StatusCode::SWITCHING_PROTOCOLS => true,
+        StatusCode::UPGRADE_REQUIRED => value == b"upgrade",
+        _ => false,
+    };
     for (name, value) in &header.headers {
         let is_ours = *name == header::CONTENT_LENGTH
             || *name == header::TRANSFER_ENCODING
-            || (*name == header::CONNECTION && !is_switch);
+            || (*name == header::CONNECTION && !names_protocol(value.as_bytes()));
         if is_ours {
             continue;
         }

@@ -30,7 +30,7 @@ pub(super) fn get(
     length_at: i32,
 ) -> Hostcall {
     let (start, most) = (start.cast_unsigned(), most.cast_unsigned());
-    let end = start.checked_add(most).ok_or(Status::BadArgument)? as usize;
+    let end = start.saturating_add(most) as usize;
     let bytes = find(caller.data_mut(), buffer)?;
     let (start, end) = ((start as usize).min(bytes.len()), end.min(bytes.len()));
     memory::give(caller, &bytes.slice(start..end), at, length_at)
@@ -59,8 +59,7 @@ fn find(state: &mut State, buffer: i32) -> Result<Bytes, Status> {
             Ok(answered.body.clone())
         }
         GRPC_MESSAGE => Ok(state.answered.as_ref().map(|answered| answered.body.clone()).unwrap_or_default()),
-        DOWNSTREAM | UPSTREAM => Err(Status::NotFound),
-        ARGUMENT => Ok(Bytes::new()),
+        DOWNSTREAM | UPSTREAM | ARGUMENT => Ok(Bytes::new()),
         VM_CONFIGURATION => {
             let plugin = state.plugin.as_ref().ok_or(Status::NotFound)?;
             Ok(Bytes::from_owner(plugin.settings.vm_config.clone()))

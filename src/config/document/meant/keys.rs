@@ -262,7 +262,7 @@ mod tests {
             let hint = unknown_filter(name).unwrap_or_else(|| panic!("{name}"));
             assert!(hint.contains(expected), "{name}: {hint}");
         }
-        assert_eq!(unknown_filter("shadow"), None);
+        assert_eq!(unknown_filter("nonsense"), None);
     }
 
     /// Words are compared in this form.

@@ -4,7 +4,10 @@ use http::Method;
 use serde_json::Value;
 
 use super::{Step, View, Warning, guards::GUARDS, listed, listener_at, warning};
-use crate::config::{ByteSize, Path, PathMatch, Protocol, Route};
+use crate::{
+    config::{ByteSize, Path, PathMatch, Protocol, Route},
+    snapshot::Limits,
+};
 
 pub(super) fn warnings(view: &View<'_>) -> Vec<Warning> {
     let mut found = Vec::new();
@@ -241,9 +244,10 @@ fn denies_everybody(step: &Step) -> Option<Warning> {
 /// Listeners count before there is a route.
 fn limited_before(view: &View<'_>, id: usize, step: &Step) -> Option<Warning> {
     let limit = serde_json::from_value::<ByteSize>(step.options.clone()).ok()?;
-    let sizes = view.serving(id).map(|(_, listener)| listener.limits.body_size.map(ByteSize::bytes));
-    let sizes: Option<Vec<u64>> = sizes.collect();
-    let largest = sizes?.into_iter().max().filter(|largest| *largest < limit.bytes())?;
+    let usual = if view.config.sidecar.is_some() { Limits::ENDLESS } else { Limits::BODY_SIZE };
+    let sizes =
+        view.serving(id).map(|(_, listener)| listener.limits.body_size.map_or(usual, ByteSize::bytes));
+    let largest = sizes.max().filter(|largest| *largest < limit.bytes())?;
     let message = format!("the listener refuses bodies of more than {largest} bytes before this is asked");
     let hint = "give the listener `limits: {body_size: ...}` of at least as much";
     Some(warning("body_limit_in_vain", step.at.clone(), message, hint))
