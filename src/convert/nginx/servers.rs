@@ -218,6 +218,16 @@ fn merge_addresses(servers: &mut [Server<'_>]) {
     }
 }
 
+/// Whether a listener on `every` address takes what comes to this one. nginx tells them apart when a connection has come, and the kernel
+/// lets only one of them be listened on.
+fn takes(every: &str, address: &str) -> bool {
+    let (Some((every, its)), Some((host, port))) = (every.rsplit_once(':'), address.rsplit_once(':')) else {
+        return false;
+    };
+    let is_every = |host: &str| matches!(host, "" | "[::]" | "0.0.0.0");
+    its == port && is_every(every) && !is_every(host) && (every != "0.0.0.0" || !host.starts_with('['))
+}
+
 /// Every address once, with the listener that it becomes.
 fn ports<'f>(servers: &[Server<'f>], world: &mut World<'f>) -> Vec<Port> {
     let mut addresses: Vec<&str> = Vec::new();
@@ -227,7 +237,7 @@ fn ports<'f>(servers: &[Server<'f>], world: &mut World<'f>) -> Vec<Port> {
         }
     }
     let mut ports = Vec::new();
-    for address in addresses {
+    for address in &addresses {
         let there: Vec<(usize, &Listen<'f>, &Scope<'f>)> = servers
             .iter()
             .enumerate()
@@ -235,10 +245,17 @@ fn ports<'f>(servers: &[Server<'f>], world: &mut World<'f>) -> Vec<Port> {
                 server
                     .listens
                     .iter()
-                    .filter(|listen| listen.address == address)
+                    .filter(|listen| listen.address == *address)
                     .map(move |listen| (index, listen, &server.scope))
             })
             .collect();
+        if addresses.iter().any(|every| takes(every, address)) {
+            for directive in there.iter().filter_map(|(_, listen, _)| listen.directive) {
+                let why = "a listener has this port on every address, and what comes to this one is answered by its servers";
+                world.notes.leave(directive, why);
+            }
+            continue;
+        }
         ports.extend(listeners::port(address, &there, world));
     }
     ports
@@ -394,5 +411,31 @@ mod tests {
             "server { listen 80; location / { proxy_pass http://10.0.0.1; } } server { listen 80; server_name admin.*; return 204; }",
         );
         assert!(!file.contains("status: 403"), "{file}");
+    }
+
+    #[test]
+    fn an_address_whose_port_another_has_on_every_address_is_named() {
+        let one = |listen: &str| format!("server {{ {listen} return 204; }} ");
+        for (every, own) in [
+            ("", "127.0.0.1:80"),
+            ("listen 80;", "127.0.0.1"),
+            ("listen [::]:80;", "[::1]:80"),
+            ("listen 80; listen [::]:80;", "192.0.2.1:080"),
+        ] {
+            let (file, left) = converted(&(one(&format!("listen {own};")) + &one(every)));
+            assert_eq!(file.matches("- address").count(), 1, "{own}: {file}");
+            assert!(left.contains("has this port on every address"), "{own}: {left}");
+        }
+        for (one_address, other) in
+            [("80", "127.0.0.1:81"), ("80", "[::1]:80"), ("127.0.0.2:80", "127.0.0.1:80")]
+        {
+            let (file, left) =
+                converted(&(one(&format!("listen {one_address};")) + &one(&format!("listen {other};"))));
+            assert_eq!(
+                (file.matches("- address").count(), left.contains("on every address")),
+                (2, false),
+                "{file}"
+            );
+        }
     }
 }
