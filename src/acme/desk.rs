@@ -54,11 +54,6 @@ impl Desk {
         self.accounts.get(account).is_some_and(|account| account.asking.is_some())
     }
 
-    /// Whether other gateways may have orders under way of which this one knows nothing.
-    pub(super) fn is_shared(&self) -> bool {
-        self.accounts.values().any(|account| account.storage.is_shared())
-    }
-
     /// Whether a CA may come by here to see the proof of an order elsewhere, at the beginning of TLS.
     pub(super) fn proves_for_others(&self) -> bool {
         self.accounts.values().any(|account| {

@@ -303,8 +303,6 @@ impl State {
 pub(super) struct Limiter {
     most: usize,
     used: usize,
-    /// What the last growth has added.
-    added: usize,
     /// More was asked for, which often is why a trap follows.
     pub refused: bool,
 }
@@ -316,7 +314,7 @@ const ELEMENT: usize = size_of::<usize>();
 
 impl Limiter {
     fn new(most: usize) -> Limiter {
-        Limiter { most, used: 0, added: 0, refused: false }
+        Limiter { most, used: 0, refused: false }
     }
 
     fn grow(&mut self, by: usize) -> bool {
@@ -325,14 +323,14 @@ impl Limiter {
             self.refused = true;
             return false;
         }
-        (self.used, self.added) = (used, by);
+        self.used = used;
         true
     }
+}
 
-    /// It was allowed, and did not happen: beyond its own maximum, for one.
-    fn take_back(&mut self) {
-        self.used -= std::mem::take(&mut self.added);
-    }
+/// Whether it is no more than what grows allows itself. What fails later stays counted: nothing that a module does takes from the count.
+fn is_within(desired: usize, maximum: Option<usize>) -> bool {
+    maximum.is_none_or(|maximum| desired <= maximum)
 }
 
 impl ResourceLimiter for Limiter {
@@ -340,28 +338,18 @@ impl ResourceLimiter for Limiter {
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.grow(desired.saturating_sub(current)))
-    }
-
-    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.take_back();
-        Ok(())
+        Ok(is_within(desired, maximum) && self.grow(desired.saturating_sub(current)))
     }
 
     fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(self.grow(desired.saturating_sub(current).saturating_mul(ELEMENT)))
-    }
-
-    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.take_back();
-        Ok(())
+        Ok(is_within(desired, maximum) && self.grow(desired.saturating_sub(current).saturating_mul(ELEMENT)))
     }
 
     fn memories(&self) -> usize {
@@ -386,8 +374,9 @@ mod tests {
         assert!(!limiter.table_growing(0, usize::MAX, None).unwrap());
         assert!(limiter.memory_growing(500, 700, None).unwrap());
         assert!(!limiter.table_growing(0, 1, None).unwrap());
-        // What did not happen is room again.
-        limiter.memory_grow_failed(wasmtime::Error::msg("beyond its maximum")).unwrap();
-        assert!(limiter.table_growing(0, 1, None).unwrap());
+        // What fails by its own maximum has taken nothing.
+        let mut limiter = Limiter::new(1000);
+        assert!(!limiter.memory_growing(0, 900, Some(800)).unwrap());
+        assert!(limiter.memory_growing(0, 900, None).unwrap());
     }
 }

@@ -20,7 +20,7 @@ const MOST_LINES: usize = 200;
 
 /// What was likely slipped at `line` and `column`, which count from 1, as does the parser's `info`.
 pub(in crate::config) fn slip(text: &str, line: usize, column: usize, info: &str) -> Option<Slip> {
-    if text.lines().any(|line| begins_block(line.trim_start())) && is_of_nginx(text) {
+    if text.lines().any(begins_block) && is_of_nginx(text) {
         return Some(Slip { message: "this is a configuration of nginx's".into(), hint: OF_NGINX.into() });
     }
     let lines = Lines::around(text, line);

@@ -234,7 +234,7 @@ fn denies_everybody(step: &Step) -> Option<Warning> {
     })?;
     let is_of_a_kind =
         |network: &Value| network.as_str().is_some_and(|network| network.contains(':') == all.contains(':'));
-    allow.iter().any(is_of_a_kind).then(|| {
+    (!allow.is_empty() && allow.iter().all(is_of_a_kind)).then(|| {
         let message = "`deny` wins over `allow`, so that nobody is let in";
         let hint = "leave `deny` out: with `allow`, nobody else is let in";
         warning("denies_everybody", step.at.key("deny").index(index), message, hint)

@@ -225,6 +225,12 @@ fn what_is_meant_is_not_told() {
         "routes: [{upstream: u, filters: [{rewrite: {add_prefix: /x}}]}]\nupstreams: {u: {endpoints: ['127.0.0.1:8000']}}\n",
         "routes: [{match: {path: /a, methods: [POST]}, redirect: {to: /a, status: 303}}]\nupstreams: {}\n",
         "routes: [{upstream: u, retry: {attempts: 1}}]\n",
+        "defaults: {route: {retry: {attempts: 3, on: [503]}}}\nroutes: [{upstream: u, retry: {attempts: 1}}]\n",
+        // The path itself is another's.
+        "routes: [{match: {path: {exact: /}}, respond: {body: home}}, {match: {path: /}, redirect: /}]\nupstreams: {}\n",
+        "routes: [{match: {headers: {x-forwarded-for: {present: true}}}, respond: {body: a}}, {upstream: u}]\nupstreams: {u: {endpoints: ['127.0.0.1:8000']}}\n",
+        "routes: [{upstream: u, filters: [{ip_rules: {allow: ['10.0.0.0/8', 'fd00::/8'], deny: ['0.0.0.0/0']}}]}]\n",
+        "routes: [{upstream: u, filters: [{headers: {response: {set: {content-disposition: 'x%%[1]'}}}}]}]\n",
         "routes: [{match: {path: {template: '/u/{id}'}}, upstream: u, filters: [{headers: {request: {set: {x-id: '{path.id}'}}}}]}]\n",
         "routes: [{upstream: u, filters: [c]}]\nfilters: {c: [{headers: {request: {set: {x-id: '{path.id}'}}}}]}\n",
         "routes: [{upstream: u, filters: [{rewrite: {regex: {pattern: '^/(?P<a>[^/]+)/(.*)', replacement: '/$2/$a'}}}]}]\n",

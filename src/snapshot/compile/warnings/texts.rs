@@ -171,7 +171,9 @@ fn foreign(text: &str) -> Vec<(String, Option<String>)> {
 
 /// What stands behind a `%` that begins `%REQ(:AUTHORITY)%`, or HAProxy's `%[src]`.
 fn of_envoy(rest: &str) -> Option<(String, Option<String>)> {
-    if let Some((inside, _)) = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    if let Some((inside, _)) = rest.strip_prefix('[').and_then(|rest| rest.split_once(']'))
+        && inside.starts_with(|c: char| c.is_ascii_lowercase())
+    {
         let ours = (inside == "src").then(|| "{client_ip}".to_owned());
         return Some((format!("%[{inside}]"), ours));
     }

@@ -107,7 +107,8 @@ fn tried_once(view: &View<'_>, route: &Route, at: &Path) -> Option<Warning> {
     let retry = route.retry.as_deref().filter(|retry| retry.attempts.get() == 1)?;
     let at = at.key("retry");
     let is_off = retry.on.iter().any(|word| word.0 == "none");
-    let names = retry.on != Retry::default().on && !is_off;
+    let is_inherited = view.sources.inherited(&at.key("on").index(0)).is_some();
+    let names = retry.on != Retry::default().on && !is_off && !is_inherited;
     (names || view.sources.is_text(&at)).then(|| {
         let message = "the first try counts as well, so that nothing is retried";
         let hint = "write `attempts: 2` for one retry, or `retry: {attempts: 1}` alone for none";
@@ -118,6 +119,11 @@ fn tried_once(view: &View<'_>, route: &Route, at: &Path) -> Option<Warning> {
 /// What comes back is the same request, unless a filter has made another of it.
 fn to_itself(view: &View<'_>, id: usize, route: &Route, at: &Path) -> Option<Warning> {
     let mut steps = view.chains(route, at).into_iter().flat_map(|(uses, at)| view.steps(uses, &at));
+    // Which endpoint is picked, and what the gateway adds to a request, may lead elsewhere the second time.
+    let is_told_apart = view.each_route().any(|(_, route, _)| !route.matching.headers.is_empty());
+    if is_told_apart || route.upstreams_and_subsets().any(|(_, subset)| !subset.is_empty()) {
+        return None;
+    }
     if steps.any(|step| !GUARDS.contains(&step.name.as_str()) && !PASSES_ON.contains(&step.name.as_str())) {
         return None;
     }
