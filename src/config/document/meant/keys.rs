@@ -156,7 +156,7 @@ impl Advice {
                 format!("is said of the upstream: `upstreams: {{NAME: {{{ours}: {value}}}}}`")
             }
             OfUpstreamOr(ours, other) => {
-                let of_upstream = OfUpstream(*ours).told(key, value);
+                let of_upstream = OfUpstream(ours).told(key, value);
                 format!("{of_upstream}; for the whole request, write `{other}`")
             }
             OptionOf(filter, option) => {
