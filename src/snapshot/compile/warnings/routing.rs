@@ -100,21 +100,19 @@ fn to_itself(view: &View<'_>, route: &Route, at: &Path) -> Option<Warning> {
     let redirect = route.redirect.as_deref()?;
     let RouteMatch { hosts: _, path, methods, headers, query, not, any } = &route.matching;
     let (Some(PathMatch::Exact(path)) | Some(PathMatch::Prefix(path))) = path else { return None };
+    let is_any =
+        methods.is_empty() && headers.is_empty() && query.is_empty() && not.is_none() && any.is_empty();
     // Another that is for this very path, on some condition or with precedence, may answer there.
-    let is_alone = view.each_route().all(|(_, other, _)| match &other.matching.path {
-        Some(PathMatch::Exact(theirs)) | Some(PathMatch::Prefix(theirs)) => {
-            std::ptr::eq(other, route) || theirs != path
-        }
-        Some(_) => false,
-        None => true,
-    });
-    let is_any = is_alone
-        && methods.is_empty()
-        && headers.is_empty()
-        && query.is_empty()
-        && not.is_none()
-        && any.is_empty();
-    (is_any && redirect.to.as_ref() == Some(path)).then(|| {
+    let is_alone = || {
+        view.each_route().all(|(_, other, _)| match &other.matching.path {
+            Some(PathMatch::Exact(theirs) | PathMatch::Prefix(theirs)) => {
+                std::ptr::eq(other, route) || theirs != path
+            }
+            Some(_) => false,
+            None => true,
+        })
+    };
+    (is_any && redirect.to.as_ref() == Some(path) && is_alone()).then(|| {
         let redirect_at = at.key("redirect");
         let at = if view.sources.is_text(&redirect_at) { redirect_at } else { redirect_at.key("to") };
         let message = format!("`{path}` is what this route matches, so that clients are sent in circles");

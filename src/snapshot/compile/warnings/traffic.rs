@@ -119,9 +119,8 @@ fn tried_once(view: &View<'_>, route: &Route, at: &Path) -> Option<Warning> {
 /// What comes back is the same request, unless a filter has made another of it.
 fn to_itself(view: &View<'_>, id: usize, route: &Route, at: &Path) -> Option<Warning> {
     let mut steps = view.chains(route, at).into_iter().flat_map(|(uses, at)| view.steps(uses, &at));
-    // Which endpoint is picked, and what the gateway adds to a request, may lead elsewhere the second time.
-    let is_told_apart = view.each_route().any(|(_, route, _)| !route.matching.headers.is_empty());
-    if is_told_apart || route.upstreams_and_subsets().any(|(_, subset)| !subset.is_empty()) {
+    // Which endpoint is picked may be another the second time.
+    if route.upstreams_and_subsets().any(|(_, subset)| !subset.is_empty()) {
         return None;
     }
     if steps.any(|step| !GUARDS.contains(&step.name.as_str()) && !PASSES_ON.contains(&step.name.as_str())) {
@@ -137,6 +136,10 @@ fn to_itself(view: &View<'_>, id: usize, route: &Route, at: &Path) -> Option<War
             .find(|(_, address)| {
                 view.serving(id).any(|(_, listener)| leads_to(address, &listener.address))
             })?;
+        // What the gateway adds to a request may lead it elsewhere.
+        if view.each_route().any(|(_, route, _)| !route.matching.headers.is_empty()) {
+            return None;
+        }
         let message =
             format!("`{address}` is the listener that the requests come from, so that they go in circles");
         let hint = "write the address of the server behind this gateway";
